@@ -1,0 +1,1 @@
+"""Look inside neural networks: record, learn a dictionary, analyse, browse."""

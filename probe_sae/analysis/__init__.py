@@ -1,0 +1,1 @@
+"""One pass over codes: what fires each feature, and how features hang together."""

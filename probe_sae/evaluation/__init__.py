@@ -1,0 +1,1 @@
+"""How faithful a dictionary is, beside baselines."""

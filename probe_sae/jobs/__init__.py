@@ -1,0 +1,1 @@
+"""Whole jobs: the stages in a row, one summary."""

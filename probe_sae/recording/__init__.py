@@ -1,0 +1,1 @@
+"""Inputs to rows: recipes, batches, capture."""

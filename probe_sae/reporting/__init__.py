@@ -1,0 +1,1 @@
+"""An analysis as a folder of pages that opens offline."""

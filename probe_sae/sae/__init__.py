@@ -1,0 +1,1 @@
+"""Dictionaries: architectures, sparse kernels, checkpoint, metrics."""

@@ -1,0 +1,1 @@
+"""Rows on disk: write, read, verify."""
