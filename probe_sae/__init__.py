@@ -1,1 +1,78 @@
-"""Look inside neural networks: record, learn a dictionary, analyse, browse."""
+"""Look inside neural networks: record, learn a dictionary, analyse, browse.
+
+The public names are imported when they are first used, so that `import probe_sae` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probe_sae.analysis import Analysis, analyse, load_analysis
+    from probe_sae.errors import ProbeSaeError
+    from probe_sae.evaluation import Evaluation, evaluate
+    from probe_sae.host import Host, Steer, edit, load_host, tap
+    from probe_sae.recording import CaptureSettings, Recipe, capture, load_dataset
+    from probe_sae.reporting import write_report
+    from probe_sae.sae import (
+        SAE,
+        BatchTopK,
+        SparseCodes,
+        TopK,
+        fraction_unexplained,
+        load_sae,
+    )
+    from probe_sae.store import Store, open_store
+    from probe_sae.training import TrainSettings, train
+
+_HOMES = {
+    "analysis": ("Analysis", "analyse", "load_analysis"),
+    "errors": ("ProbeSaeError",),
+    "evaluation": ("Evaluation", "evaluate"),
+    "host": ("Host", "Steer", "edit", "load_host", "tap"),
+    "recording": ("CaptureSettings", "Recipe", "capture", "load_dataset"),
+    "reporting": ("write_report",),
+    "sae": ("SAE", "BatchTopK", "SparseCodes", "TopK", "fraction_unexplained", "load_sae"),
+    "store": ("Store", "open_store"),
+    "training": ("TrainSettings", "train"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "SAE",
+    "Analysis",
+    "BatchTopK",
+    "CaptureSettings",
+    "Evaluation",
+    "Host",
+    "ProbeSaeError",
+    "Recipe",
+    "SparseCodes",
+    "Steer",
+    "Store",
+    "TopK",
+    "TrainSettings",
+    "analyse",
+    "capture",
+    "edit",
+    "evaluate",
+    "fraction_unexplained",
+    "load_analysis",
+    "load_dataset",
+    "load_host",
+    "load_sae",
+    "open_store",
+    "tap",
+    "train",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"probe_sae has no attribute {name!r}")
+    return getattr(importlib.import_module(f"probe_sae.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,110 @@
+"""The codes of a store's rows, block by block: whole contexts, never a dense matrix."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from probe_sae.progress import progress
+from probe_sae.sae import SAE
+from probe_sae.store import Store
+
+BLOCK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Firings:
+    """The firings of some rows as flat lists, sorted by feature, then by row."""
+
+    rows: int
+    """Rows looked at, those without any firing included."""
+    feature: NDArray[np.int64]
+    """[firings]"""
+    row: NDArray[np.int64]
+    """[firings] the row's number in the store."""
+    value: NDArray[np.float64]
+    """[firings] its activation."""
+    context: NDArray[np.int64]
+    """[firings]"""
+    pos: NDArray[np.int64]
+    """[firings] the row's place in its document, or its patch."""
+    token: NDArray[np.int64]
+    """[firings] token or class of the row, -1 where there is none."""
+    row_tokens: NDArray[np.int64]
+    """[rows] token or class of every row."""
+
+    def starts(self, features: int) -> NDArray[np.int64]:
+        """Return where the firings of each feature start, [features + 1]."""
+        return np.searchsorted(self.feature, np.arange(features + 1))
+
+
+def firings(
+    sae: SAE,
+    store: Store,
+    site: str,
+    contexts: NDArray[np.bool_],
+    labels: NDArray[np.int64] | None = None,
+    *,
+    what: str = "analyse",
+) -> Iterator[Firings]:
+    """Yield the firings of the rows of chosen contexts, in the order in which they were recorded.
+
+    Args:
+        sae: the dictionary.
+        store: where the rows are.
+        site: which of its sites.
+        contexts: which contexts count, [contexts].
+        labels: for images, the class of each context, [contexts].
+        what: the work, for the progress bar.
+    """
+    with progress(what, store.rows) as advance:
+        for shard in store.shards:
+            for start in range(shard.first_row, shard.first_row + shard.rows, BLOCK_ROWS):
+                stop = min(start + BLOCK_ROWS, shard.first_row + shard.rows)
+                columns = store.columns(start, stop)
+                context = columns["context"].astype(np.int64)
+                wanted = contexts[context]
+                if wanted.any():
+                    token = columns.get("token")
+                    tokens = _classes(context, labels) if token is None else token.astype(np.int64)
+                    pos = columns["pos"].astype(np.int64)
+                    yield _block(sae, store, site, start, stop, wanted, context, pos, tokens)
+                advance(stop - start)
+
+
+def _classes(context: NDArray[np.int64], labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    return np.full(len(context), -1) if labels is None else labels[context]
+
+
+@torch.no_grad()
+def _block(
+    sae: SAE,
+    store: Store,
+    site: str,
+    start: int,
+    stop: int,
+    wanted: NDArray[np.bool_],
+    context: NDArray[np.int64],
+    pos: NDArray[np.int64],
+    token: NDArray[np.int64],
+) -> Firings:
+    numbers = np.flatnonzero(wanted)
+    rows = store.read(site, start, stop)[torch.from_numpy(numbers)]
+    values, indices = (part.numpy() for part in sae.encode_sparse(rows))
+    local, place = np.nonzero(values > 0)
+    feature = indices[local, place]
+    order = np.argsort(feature, kind="stable")
+    feature, local, place = feature[order], local[order], place[order]
+    at = numbers[local]
+    return Firings(
+        len(numbers),
+        feature.astype(np.int64),
+        at + start,
+        values[local, place].astype(np.float64),
+        context[at],
+        pos[at],
+        token[at],
+        token[numbers],
+    )

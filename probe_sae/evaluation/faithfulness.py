@@ -1,0 +1,256 @@
+"""How faithful a dictionary is, on inputs that training never saw.
+
+Two views: the reconstruction of the rows, and what the host loses when the reconstruction takes
+their place.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from probe_sae.errors import SettingsError, ShapeError
+from probe_sae.host import Host, ReplaceRows, Site, SiteWatch, constant, edit, zero
+from probe_sae.progress import progress
+from probe_sae.recording import Batch, Recipe, RowGatherer, batches
+from probe_sae.sae import DEFINITIONS, SAE, ReconstructionMeter, Trained, load_trained
+from probe_sae.store import Store, StoreStream, held_out_contexts, open_store
+
+LOSS_CONTEXTS = 200
+"""Contexts on which the host's loss is measured; four runs of the host each."""
+BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one dictionary; `definitions` says what each is."""
+
+    metrics: dict[str, Any]
+    definitions: dict[str, str]
+
+
+def evaluate(
+    sae: Trained | str | Path,
+    store: Store | str | Path,
+    *,
+    host: Host | None = None,
+    dataset: Recipe | None = None,
+    max_length: int | None = None,
+) -> Evaluation:
+    """Measure a dictionary on the held-out rows of a store.
+
+    Args:
+        sae: a dictionary with its provenance, or its folder.
+        store: the store, or its folder.
+        host: with it and `dataset`, the host's loss is measured too.
+        dataset: the recipe that the store was recorded from.
+        max_length: tokens of a context; as recorded, by default.
+
+    Raises:
+        ShapeError: the store's rows are not d_model long.
+        SettingsError: the host or the recipe is not the one recorded.
+    """
+    trained = sae if isinstance(sae, Trained) else load_trained(sae)
+    opened = store if isinstance(store, Store) else open_store(store)
+    site = opened.site(trained.provenance.get("site")).name
+    check_width(trained.sae, opened, site)
+    held = held_out(trained, opened)
+    meter = reconstruction(trained.sae, StoreStream(opened, site, 0, held))
+    metrics: dict[str, Any] = {
+        "rows_evaluated": meter.rows,
+        "fraction_unexplained": meter.fraction_unexplained,
+        "l0": meter.l0,
+        "dead_fraction": meter.dead_fraction,
+        "dense_fraction": meter.dense_fraction,
+    }
+    if host is not None and dataset is not None:
+        losses = host_losses(trained.sae, opened, site, host, dataset, held)
+        if losses is not None:
+            metrics["loss"] = losses
+            metrics["loss_recovered"] = loss_recovered(losses)
+    return Evaluation(metrics, {n: d for n, d in DEFINITIONS.items() if n in metrics})
+
+
+def check_width(sae: SAE, store: Store, site: str) -> None:
+    """Raise unless the site's rows are what the dictionary takes.
+
+    Raises:
+        ShapeError: they are not d_model long.
+    """
+    width = store.site(site).width
+    if width != sae.d_model:
+        raise ShapeError(f"{site} has rows of {width}; the dictionary takes {sae.d_model}.")
+
+
+def held_out(trained: Trained, store: Store) -> NDArray[np.bool_]:
+    """Mark the contexts of a store that the dictionary's training never saw, [contexts].
+
+    All of them, where the dictionary was trained on another store.
+    """
+    known = trained.provenance.get("store") or {}
+    split = trained.provenance.get("split")
+    if split is None or known.get("journal") != store.manifest["journal_sha256"]:
+        return np.ones(store.contexts, dtype=np.bool_)
+    held = held_out_contexts(store.contexts, split["held_out"], split["seed"])
+    if not held.any():
+        held[-1:] = True
+    return held
+
+
+@torch.no_grad()
+def reconstruction(sae: SAE, stream: StoreStream) -> ReconstructionMeter:
+    """Return the metrics of the reconstruction of every row of a stream."""
+    meter = ReconstructionMeter(sae.features)
+    with progress("evaluate", stream.rows) as advance:
+        for rows in stream.in_order(BATCH_ROWS):
+            codes = sae.encode_sparse(rows)
+            meter.add(rows, sae.decode(codes), codes)
+            advance(len(rows))
+    return meter
+
+
+def loss_recovered(losses: dict[str, float]) -> float:
+    """Return (mean-ablated - spliced) / (mean-ablated - original); NaN if ablation costs nothing.
+
+    Source: "CE loss recovered" of SAEBench, with mean- instead of zero-ablation.
+    """
+    span = losses["mean_ablated"] - losses["original"]
+    return (losses["mean_ablated"] - losses["spliced"]) / span if span else float("nan")
+
+
+@torch.no_grad()
+def host_losses(
+    sae: SAE, store: Store, site: str, host: Host, recipe: Recipe, held: NDArray[np.bool_]
+) -> dict[str, float] | None:
+    """Return the host's mean loss in nats: original, spliced, mean_ablated, zero_ablated.
+
+    Over up to `LOSS_CONTEXTS` held-out contexts. None where the host has no loss on these inputs.
+
+    Raises:
+        SettingsError: host or recipe are not those that were recorded.
+    """
+    _check_same(store, host, recipe)
+    settings = store.provenance["settings"]
+    mean = store.statistics(site).mean
+    changes: dict[str, Callable[[Tensor], Tensor] | None] = {
+        "original": None,
+        "spliced": sae,
+        "mean_ablated": constant(mean if mean is not None else torch.zeros(sae.d_model)),
+        "zero_ablated": zero,
+    }
+    (found,) = host.find_sites([site])
+    gatherer = RowGatherer(host, [found], settings["tokens"])
+    sums, count, left = dict.fromkeys(changes, 0.0), 0, LOSS_CONTEXTS
+    for batch in batches(
+        host, recipe, max_length=settings["max_length"], batch_size=settings["batch_size"]
+    ):
+        if left <= 0 or batch.contexts[0].index >= store.contexts:
+            break
+        chosen = _only(batch, held, left)
+        if chosen is None:
+            continue
+        left -= len(chosen.contexts)
+        keep = (
+            chosen.keep if chosen.keep is not None else _image_rows(host, found, chosen, gatherer)
+        )
+        for name, change in changes.items():
+            loss = _loss(host, found, chosen, keep, change)
+            if loss is None:
+                return None
+            sums[name] += float(loss.sum())
+        count += int(loss.numel())  # type: ignore[union-attr]
+    return {name: total / count for name, total in sums.items()} if count else None
+
+
+def _check_same(store: Store, host: Host, recipe: Recipe) -> None:
+    recorded = store.provenance
+    if recorded["host"]["digest"] != host.digest:
+        raise SettingsError(
+            f"the store was recorded from {recorded['host']['name']} with other weights than "
+            f"{host.name} has here; its loss would mean nothing."
+        )
+    if recorded["dataset"]["fingerprint"] != recipe.fingerprint:
+        raise SettingsError(
+            f"the store was recorded from dataset {recorded['dataset']['name']}, not from "
+            f"{recipe.name} as it is here."
+        )
+
+
+def _only(batch: Batch, held: NDArray[np.bool_], most: int) -> Batch | None:
+    """Return the batch's held-out contexts, at most `most`; None where there are none."""
+    places = [i for i, c in enumerate(batch.contexts) if c.index < len(held) and held[c.index]][
+        :most
+    ]
+    if not places:
+        return None
+    return Batch(
+        {name: tensor[places] for name, tensor in batch.inputs.items()},
+        [batch.contexts[i] for i in places],
+        None if batch.keep is None else batch.keep[places],
+        None if batch.positions is None else batch.positions[places],
+        batch.labels[places],
+    )
+
+
+def _image_rows(host: Host, site: Site, batch: Batch, gatherer: RowGatherer) -> Tensor:
+    """Return which positions of the site are rows, [batch, positions], from one run."""
+    with SiteWatch(host, [site], gatherer.see, stop=False).attached():
+        host(batch.inputs)
+    return gatherer.image_mask(batch)
+
+
+def _loss(
+    host: Host, site: Site, batch: Batch, keep: Tensor, change: Callable[[Tensor], Tensor] | None
+) -> Tensor | None:
+    """Return the loss of each target in nats, [targets], with the site's rows changed."""
+    if change is None:
+        output = host(batch.inputs)
+    else:
+        with edit(host, site.name, _SiteRows(keep, change)):
+            output = host(batch.inputs)
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        return None
+    if batch.keep is not None:
+        wanted = batch.keep[:, 1:]
+        return cross_entropy(
+            logits[:, :-1][wanted].float(),
+            batch.inputs["input_ids"][:, 1:][wanted],
+            reduction="none",
+        )
+    labels = batch.labels.to(logits.device)
+    if logits.ndim != 2 or bool((labels < 0).any()) or int(labels.max()) >= logits.shape[1]:
+        return None
+    return cross_entropy(logits.float(), labels, reduction="none")
+
+
+@dataclass(frozen=True)
+class _SiteRows:
+    """Change the rows of a site of any layout."""
+
+    keep: Tensor
+    change: Callable[[Tensor], Tensor]
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if tensor.ndim == 4:
+            flat = tensor.flatten(2).transpose(1, 2)
+            return ReplaceRows(self.keep, self.change)(flat).transpose(1, 2).reshape(tensor.shape)
+        if tensor.ndim == 2:
+            return ReplaceRows(self.keep[:, 0], self.change)(tensor)
+        return ReplaceRows(self.keep, self.change)(tensor)
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with every NaN and infinity as None, as JSON has neither."""
+    if isinstance(value, dict):
+        return {name: finite(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,116 @@
+"""Tap a host: see what its sites hold while it runs, and stop it after the deepest of them."""
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probe_sae.errors import ShapeError
+from probe_sae.host.hooks import StopForward, hooked
+from probe_sae.host.loading import Host
+from probe_sae.host.sites import Site
+
+
+class Seen(dict[str, Any]):
+    """Site name -> what the module gave, calls concatenated along the batch.
+
+    Where the calls' shapes differ (generation), a list of them.
+    """
+
+    def add(self, site: str, tensor: Tensor) -> None:
+        """Take in one call's tensor."""
+        before = self.get(site)
+        if before is None:
+            self[site] = tensor
+        elif isinstance(before, Tensor) and before.shape[1:] == tensor.shape[1:]:
+            self[site] = torch.cat([before, tensor])
+        else:
+            self[site] = [*before, tensor] if isinstance(before, list) else [before, tensor]
+
+
+@contextmanager
+def tap(host: Host, sites: str | Iterable[str], *, stop: bool = False) -> Generator[Seen]:
+    """Gather what the sites hold while the block runs the host.
+
+    Tensors are copies without gradient, as the modules gave them.
+
+    Args:
+        host: what `load_host` returned.
+        sites: names, globs, braces, or raw paths (`path:layer3.1@out`).
+        stop: end each call of the host after the deepest site; it then returns None.
+
+    Raises:
+        SiteNotFound: before anything runs, if a name stands for nothing.
+        ShapeError: at the end of the block, if the host ran and a site never fired.
+    """
+    found = host.find_sites(sites)
+    seen = Seen()
+
+    def see(site: Site, tensor: Tensor) -> None:
+        seen.add(site.name, tensor.detach().clone())
+
+    watch = SiteWatch(host, found, see, stop=stop)
+    with watch.attached():
+        yield seen
+    silent = [site.name for site in found if site.name not in seen]
+    if watch.runs and silent:
+        raise ShapeError(f"the host ran, but {', '.join(silent)} never fired in it.")
+
+
+class SiteWatch:
+    """Call `see` at each site of a running host, and stop the host after the deepest one.
+
+    Which is the deepest is learnt in the first run: the order in which sites fire is the host's
+    business, not that of the list.
+    """
+
+    def __init__(
+        self, host: Host, sites: list[Site], see: Callable[[Site, Tensor], None], *, stop: bool
+    ) -> None:
+        """Prepare; hooks are there only while `attached`."""
+        self.host, self.sites, self._see, self._stop = host, sites, see, stop
+        self.runs = 0
+        self._fired: list[str] = []
+        self._deepest: str | None = None
+
+    @contextmanager
+    def attached(self) -> Generator[None]:
+        """Have the hooks in place while the block runs."""
+        model = self.host.model
+        starts = model.register_forward_pre_hook(self._begin)
+        ends = model.register_forward_hook(self._end)
+        try:
+            with hooked(model, self.sites, self._at_site):
+                yield
+        finally:
+            starts.remove()
+            ends.remove()
+
+    def check_fired_once(self) -> None:
+        """Check the run that just ended.
+
+        Raises:
+            ShapeError: a site fired not exactly once in it.
+        """
+        for site in self.sites:
+            if (times := self._fired.count(site.name)) != 1:
+                raise ShapeError(
+                    f"{site.name} fired {times} times in one run of the host; rows need exactly "
+                    "one. Choose a module that is called once."
+                )
+
+    def _begin(self, *_: Any) -> None:
+        self.runs += 1
+        self._fired = []
+
+    def _end(self, *_: Any) -> None:
+        if len(set(self._fired)) == len(self.sites):
+            self._deepest = self._fired[-1]
+
+    def _at_site(self, site: Site, tensor: Tensor) -> None:
+        self._fired.append(site.name)
+        self._see(site, tensor)
+        if self._stop and self._deepest == site.name:
+            raise StopForward

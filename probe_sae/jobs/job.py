@@ -1,0 +1,104 @@
+"""A job: host, data, site, dictionary and report in one TOML file."""
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from probe_sae.errors import FormatError, ProbeSaeError, near
+from probe_sae.recording import CaptureSettings
+from probe_sae.sae import TopK
+from probe_sae.training import TrainSettings, split_settings
+
+_SECTIONS: dict[str, set[str]] = {
+    "host": {"name", "dtype", "device", "revision"},
+    "data": {"name", "root", "rows", "max_length"},
+    "capture": {"sites", "batch_size", "dtype", "tokens"},
+    "train": set(),
+    "evaluate": set(),
+    "analyse": {"rows", "seed"},
+    "report": {"labels"},
+}
+"""Section -> its keys; those of [train] are the fields of architecture and trainer."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run, checked before anything runs."""
+
+    host: str
+    data: str
+    sites: tuple[str, ...]
+    arch: TopK
+    trainer: TrainSettings
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
+    dtype: str = "float32"
+    """Of the host's weights."""
+    device: str | None = None
+    revision: str | None = None
+    root: str | None = None
+    """Folder of a dataset that is downloaded otherwise."""
+    analyse_rows: str = "held_out"
+    analyse_seed: int = 0
+    labels: Path | None = None
+    """A file of labels to bake into the report."""
+
+
+def read_job(path: str | Path) -> Job:
+    """Return the job in a TOML file.
+
+    Raises:
+        FormatError: it cannot be read, or a section or key is unknown or missing.
+        SettingsError: a value is out of range.
+    """
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except OSError as problem:
+        raise FormatError(f"cannot read the job {path}: {problem.strerror}.") from problem
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise FormatError(f"{path} is no TOML: {problem}") from problem
+    return job_from(raw, str(path))
+
+
+def job_from(raw: dict[str, Any], where: str) -> Job:
+    """Return the job in a parsed TOML; see `read_job`."""
+    for section, values in raw.items():
+        if section not in _SECTIONS:
+            raise FormatError(f"{where}: no section [{section}].{near(section, _SECTIONS)}")
+        if not isinstance(values, dict):
+            raise FormatError(f"{where}: {section} is no section; write [{section}].")
+        for key in values if section != "train" else ():
+            if key not in _SECTIONS[section]:
+                hint = near(key, _SECTIONS[section])
+                raise FormatError(f"{where}: [{section}] has no key {key!r}.{hint}")
+    for section, key in (("host", "name"), ("data", "name"), ("capture", "sites")):
+        if key not in raw.get(section, {}):
+            raise FormatError(f"{where}: [{section}] {key} is missing.")
+    host, data, record = raw["host"], raw["data"], dict(raw["capture"])
+    sites = record.pop("sites")
+    sites = (sites,) if isinstance(sites, str) else tuple(sites)
+    wanted = {f.name for f in fields(CaptureSettings)}
+    recorded = {k: v for k, v in {**data, **record}.items() if k in wanted}
+    arch, trainer = split_settings(dict(raw.get("train", {})))
+    report, analysis = raw.get("report", {}), raw.get("analyse", {})
+    try:
+        return Job(
+            str(host["name"]),
+            str(data["name"]),
+            sites,
+            arch,
+            trainer,
+            CaptureSettings(**recorded),
+            host.get("dtype", "float32"),
+            host.get("device"),
+            host.get("revision"),
+            data.get("root"),
+            analysis.get("rows", "held_out"),
+            analysis.get("seed", 0),
+            Path(report["labels"]) if "labels" in report else None,
+        )
+    except ProbeSaeError as problem:
+        raise type(problem)(f"{where}: {problem}") from problem
+    except TypeError as problem:
+        raise FormatError(f"{where}: a value has the wrong type: {problem}") from problem

@@ -1,0 +1,135 @@
+"""Run a job: the stages in a row, each into its own folder, and one summary."""
+
+import json
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probe_sae.analysis import analyse, load_analysis
+from probe_sae.errors import SettingsError
+from probe_sae.evaluation import evaluate, finite
+from probe_sae.host import Host, load_host, versions
+from probe_sae.jobs.job import Job
+from probe_sae.outputs import whole_folder, write_whole
+from probe_sae.progress import say
+from probe_sae.recording import Recipe, capture, load_dataset
+from probe_sae.sae import load_trained
+from probe_sae.store import Store, open_store
+from probe_sae.training import train
+
+
+def run(
+    job: Job, out: str | Path, *, resume: bool = False, force: bool = False, keep: bool = True
+) -> dict[str, Any]:
+    """Run a job and return its summary, which `out/summary.json` holds too.
+
+    Leaves `out/store`, `out/sae`, `out/analysis`, `out/report/index.html`.
+
+    Args:
+        job: what to run.
+        out: folder for all of it.
+        resume: continue an unfinished run; stages that are done are not done again.
+        force: replace what is in `out`.
+        keep: keep what is done when the run is interrupted.
+
+    Raises:
+        ProbeSaeError: the input is at fault; the message says what to do.
+    """
+    if resume and Path(out).exists():
+        say(f"{out} is finished already; nothing to do.")
+        return json.loads((Path(out) / "summary.json").read_text("utf-8"))
+    with whole_folder(out, force=force, resume=resume, keep=keep) as folder:
+        host, recipe = _host(job), load_dataset(job.data, root=job.root)
+        if len(host.find_sites(job.sites)) != 1:
+            raise SettingsError(
+                f"a job trains on one site; {', '.join(job.sites)} stands for several."
+            )
+        summary = _stages(job, host, recipe, folder, resume)
+    return summary
+
+
+def _host(job: Job) -> Host:
+    dtype = getattr(torch, job.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise SettingsError(f"no dtype {job.dtype!r}; expected float32, bfloat16 or float16.")
+    return load_host(job.host, device=job.device, dtype=dtype, revision=job.revision)
+
+
+def _stages(job: Job, host: Host, recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any]:
+    clock = _Clock(folder / "seconds.json")
+    store = _store(job, host, recipe, folder / "store", resume, clock)
+    if not (folder / "sae").exists():
+        with clock.time("train"):
+            train(store, job.arch, job.trainer, out=folder / "sae", device=job.device)
+    trained = load_trained(folder / "sae")
+    with clock.time("evaluate"):
+        evaluation = evaluate(trained, store, host=host, dataset=recipe)
+    if not (folder / "analysis").exists():
+        with clock.time("analyse"):
+            analyse(
+                trained,
+                store,
+                folder / "analysis",
+                host=host,
+                evaluation=evaluation,
+                rows=job.analyse_rows,
+                seed=job.analyse_seed,
+            )
+    if not (folder / "report").exists():
+        from probe_sae.reporting import write_report
+
+        with clock.time("report"):
+            analysis = load_analysis(folder / "analysis")
+            write_report(analysis, folder / "report", labels=job.labels)
+    settings = trained.sae.settings
+    summary: dict[str, Any] = finite(
+        {
+            "host": job.host,
+            "dataset": job.data,
+            "site": store.site().name,
+            "rows": store.rows,
+            "sae": {
+                "arch": settings.arch,
+                "features": settings.features,
+                "k": settings.k,
+                "seed": job.trainer.seed,
+            },
+            "seconds": clock.seconds,
+            "versions": versions(),
+            "metrics": evaluation.metrics,
+        }
+    )
+    clock.forget()
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1, sort_keys=True))
+    return summary
+
+
+def _store(
+    job: Job, host: Host, recipe: Recipe, where: Path, resume: bool, clock: "_Clock"
+) -> Store:
+    if where.exists():
+        return open_store(where)
+    with clock.time("capture"):
+        return capture(host, recipe, job.sites, where, job.capture, resume=resume)
+
+
+class _Clock:
+    """Seconds of each stage, kept in a file so that a resumed run still knows the earlier ones."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def time(self, stage: str) -> Generator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - began, 2)
+        write_whole(self._path, json.dumps(self.seconds))
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""An output folder is whole or absent: unfinished work lives in `OUT.partial/`."""
+
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from probe_sae.errors import OutputExists, ProbeSaeError
+
+try:
+    import fcntl
+except (
+    ImportError
+):  # Windows has no flock; there two writers of one output are the user's to avoid.
+    fcntl = None
+
+
+@contextmanager
+def whole_folder(
+    out: str | Path, *, force: bool = False, resume: bool = False, keep: bool = False
+) -> Generator[Path]:
+    """Yield `OUT.partial/`, locked; rename it to `OUT` when the block ends without an exception.
+
+    Args:
+        out: the folder to make.
+        force: replace a finished `out`, and drop unfinished work.
+        resume: continue what `OUT.partial/` holds.
+        keep: unfinished work is worth keeping: without `resume` or `force` it is an error, and a
+            failing block leaves it. Otherwise it is dropped.
+
+    Raises:
+        OutputExists: `out` is there already, holds unfinished work, or another process writes it.
+    """
+    out = Path(out)
+    if out.exists() and not force:
+        raise OutputExists(
+            f"{out} exists already, and finished work is never overwritten. "
+            "Choose another folder, or add --force."
+        )
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = (partial / ".lock").open("w")
+    except OSError as problem:
+        raise OutputExists(f"cannot write {partial}: {problem.strerror}.") from problem
+    with lock:
+        _take(lock, partial)
+        leftover = [item for item in partial.iterdir() if item.name != ".lock"]
+        if leftover and keep and not (resume or force):
+            raise OutputExists(
+                f"{partial} holds unfinished work. Continue it with --resume, "
+                "or drop it and start anew with --force."
+            )
+        if leftover and not resume:
+            _empty(leftover)
+        try:
+            yield partial
+        except BaseException:
+            if not keep or not any(item.name != ".lock" for item in partial.iterdir()):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _put_in_place(partial, out)
+
+
+def refuse_partial(path: str | Path) -> Path:
+    """Return `path` as a Path.
+
+    Raises:
+        ProbeSaeError: it is unfinished work, which no command but the one that makes it may read.
+    """
+    path = Path(path)
+    if path.resolve().name.endswith(".partial"):
+        raise ProbeSaeError(
+            f"{path} is unfinished work. Continue it with --resume, then use the finished folder."
+        )
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    beside = path.with_name(f"{path.name}.writing")
+    with beside.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` last through a power cut."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _take(lock: IO[str], partial: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        raise OutputExists(f"another process is writing {partial} now.") from problem
+
+
+def _empty(items: list[Path]) -> None:
+    for item in items:
+        shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+
+
+def _put_in_place(partial: Path, out: Path) -> None:
+    """Rename `partial` to `out`; an old `out` steps aside until the new one is there."""
+    old = out.with_name(f"{out.name}.old.partial")
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    (partial / ".lock").unlink(missing_ok=True)
+    partial.rename(out)
+    sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,240 @@
+"""Record: run a host over a recipe and write what its sites hold into a store."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from probe_sae.errors import DatasetError, SettingsError, StoreError
+from probe_sae.host import Host, Site, SiteWatch, versions
+from probe_sae.outputs import whole_folder, write_whole
+from probe_sae.progress import progress, say
+from probe_sae.recording.batches import batches
+from probe_sae.recording.documents import class_names
+from probe_sae.recording.recipe import Recipe
+from probe_sae.recording.rows import TOKENS, RowGatherer, cut
+from probe_sae.store import SiteInfo, Store, StoreWriter, layout, open_store
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """How to record."""
+
+    rows: int | None = None
+    """Stop when this many are recorded (the last context is kept whole); all when absent."""
+    max_length: int = 256
+    """Tokens of a context at most, special ones included."""
+    batch_size: int = 32
+    """Contexts run at once."""
+    dtype: str = "float16"
+    """Of the rows on disk: `float16`, `bfloat16` or `float32`."""
+    tokens: str = "patch"
+    """Of an image's tokens: `patch`, `cls` or `all`."""
+
+    def __post_init__(self) -> None:
+        layout.check_dtype(self.dtype)
+        if self.tokens not in TOKENS:
+            raise SettingsError(f"tokens is {self.tokens!r}; expected {', '.join(TOKENS)}.")
+        for name in ("rows", "max_length", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} is {value}; expected at least 1.")
+
+
+def capture(
+    host: Host,
+    recipe: Recipe,
+    sites: str | Iterable[str],
+    out: str | Path,
+    settings: CaptureSettings | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+) -> Store:
+    """Record sites of a host over a recipe's inputs into a store.
+
+    The host is stopped after its deepest site; padding and special tokens are left out. An
+    interrupted recording keeps every committed row.
+
+    Args:
+        host: what `load_host` returned.
+        recipe: what `load_dataset` returned.
+        sites: names, globs, braces or raw paths.
+        out: the store's folder.
+        settings: how to record.
+        resume: continue an unfinished recording; with a finished one, do nothing.
+        force: replace a finished store.
+
+    Raises:
+        SiteNotFound: a site's name stands for nothing.
+        DatasetError: the recipe does not fit the host, cannot be read, or is empty.
+        StoreError: a value does not fit the dtype, the disk is full, or the unfinished recording
+            is another one.
+        OutputExists: `out` is there already.
+    """
+    settings = settings or CaptureSettings()
+    found = host.find_sites(sites)
+    if recipe.kind != host.kind:
+        raise DatasetError(
+            f"dataset {recipe.name} holds {recipe.kind}s, but {host.name} takes {host.kind}s."
+        )
+    if resume and Path(out).exists():
+        say(f"{out} is finished already; nothing to do.")
+        return open_store(out)
+    provenance = _provenance(host, recipe, found, settings)
+    with whole_folder(out, force=force, resume=resume, keep=True) as partial:
+        _check_same_recording(partial, provenance)
+        _announce(found, settings, partial)
+        writer, grid = _record(host, recipe, found, settings, partial)
+        _write_vocabulary(partial, host)
+        writer.finish(provenance | {"grid": grid, "classes": class_names(recipe)})
+    return open_store(out)
+
+
+def _record(
+    host: Host, recipe: Recipe, sites: list[Site], settings: CaptureSettings, partial: Path
+) -> tuple[StoreWriter, tuple[int, int]]:
+    """Run the host and write its rows; return the writer and an image's patch grid."""
+    gatherer = RowGatherer(host, sites, settings.tokens)
+    watch = SiteWatch(host, sites, gatherer.see, stop=True)
+    writer: StoreWriter | None = None
+    inputs = batches(host, recipe, max_length=settings.max_length, batch_size=settings.batch_size)
+    with progress("capture", settings.rows) as advance, watch.attached():
+        try:
+            for batch in inputs:
+                if writer is not None and batch.contexts[-1].index < writer.contexts:
+                    continue
+                host(batch.inputs)
+                watch.check_fired_once()
+                rows = gatherer.rows(batch)
+                if writer is None:
+                    infos = [
+                        SiteInfo(site.name, rows.sites[site.name].shape[1], settings.dtype)
+                        for site in sites
+                    ]
+                    writer = StoreWriter(partial, infos, host.kind)
+                    if writer.contexts > batch.contexts[0].index:
+                        advance(writer.rows)
+                        continue
+                if settings.rows is not None:
+                    rows = cut(rows, settings.rows - writer.collected)
+                if rows.count:
+                    writer.append(rows)
+                    advance(rows.count)
+                if settings.rows is not None and writer.collected >= settings.rows:
+                    break
+        except KeyboardInterrupt:
+            if writer is not None:
+                writer.commit()
+            raise
+    if writer is None:
+        raise DatasetError(f"dataset {recipe.name} holds nothing to record.")
+    return writer, gatherer.grid
+
+
+def _provenance(
+    host: Host, recipe: Recipe, sites: list[Site], settings: CaptureSettings
+) -> dict[str, Any]:
+    """Return what the rows depend on; a recording goes on only where all of it is the same."""
+    return {
+        "host": {
+            "name": host.name,
+            "class": type(host.model).__name__,
+            "parameters": host.parameters,
+            "digest": host.digest,
+            "family": host.hook_map.family if host.hook_map else None,
+        },
+        "dataset": {
+            "name": recipe.name,
+            "about": recipe.about,
+            "kind": recipe.kind,
+            "fingerprint": recipe.fingerprint,
+        },
+        "sites": [asdict(site) for site in sites],
+        "settings": asdict(settings),
+        "special": sorted(host.tokenizer.all_special_ids) if host.kind == "text" else [],
+        "versions": versions(),
+    }
+
+
+def _check_same_recording(partial: Path, provenance: dict[str, Any]) -> None:
+    """Enter the provenance of a new recording; compare it with that of one to continue.
+
+    Raises:
+        StoreError: they differ; the message says in what.
+    """
+    path = partial / "recording.json"
+    now = json.loads(json.dumps(provenance))
+    if not path.exists():
+        write_whole(path, json.dumps(now, indent=1, sort_keys=True))
+        return
+    before = json.loads(path.read_text("utf-8"))
+    differing = [key for key in now if now[key] != before.get(key)]
+    if differing:
+        raise StoreError(
+            f"{partial} was begun with another {', '.join(differing)}; finish it with the old "
+            "ones, or drop it and start anew with --force."
+        )
+
+
+def _announce(sites: list[Site], settings: CaptureSettings, partial: Path) -> None:
+    """Say how much disk the recording takes.
+
+    Raises:
+        StoreError: there is not that much.
+    """
+    widths = [site.width for site in sites]
+    if settings.rows is None or None in widths:
+        return
+    width = sum(w for w in widths if w)
+    size = settings.rows * (width * layout.DTYPES[settings.dtype][1].itemsize + 16)
+    free = shutil.disk_usage(partial).free
+    say(f"recording {settings.rows:,} rows x {width} = {size / 1e6:,.0f} MB of disk")
+    if size > free:
+        raise StoreError(
+            f"the store takes {size / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free; "
+            "record fewer rows or sites."
+        )
+
+
+def _write_vocabulary(folder: Path, host: Host) -> None:
+    """Write what each token id stands for, so that nobody needs the tokenizer later."""
+    if host.kind != "text":
+        return
+    pieces = [piece.decode("latin-1") for piece in token_pieces(host.tokenizer)]
+    write_whole(folder / "vocabulary.json", json.dumps(pieces))
+
+
+def token_pieces(tokenizer: Any) -> list[bytes]:
+    """Return the bytes that each token id stands for; exact for byte-level tokenizers.
+
+    A byte-level tokenizer writes each byte as one visible character (GPT-2's table); a
+    sentence-piece one writes a space as U+2581 and a lone byte as <0x41>.
+    """
+    table = _byte_characters()
+    special = set(tokenizer.all_special_ids)
+    pieces: list[bytes] = []
+    is_byte_level = any("\u0120" in token for token in tokenizer.get_vocab())  # a space
+    for i, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
+        text = token or ""
+        if i not in special and is_byte_level and all(char in table for char in text):
+            pieces.append(bytes(table[char] for char in text))
+        elif len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            pieces.append(bytes([int(text[3:5], 16)]))
+        else:
+            pieces.append(text.replace("\u2581", " ").encode("utf-8", "replace"))
+    return pieces
+
+
+def _byte_characters() -> dict[str, int]:
+    """Return the visible character -> byte table of byte-level BPE.
+
+    Source: `bytes_to_unicode` of openai/gpt-2, written anew from its description: printable
+    latin-1 characters stand for themselves, the others for U+0100 onwards in order.
+    """
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(byte): byte for byte in visible}
+    hidden = [byte for byte in range(256) if byte not in set(visible)]
+    return table | {chr(256 + i): byte for i, byte in enumerate(hidden)}

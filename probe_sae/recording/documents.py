@@ -1,0 +1,226 @@
+"""Documents and images of a recipe, one after the other; nothing is held in memory."""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe_sae.errors import DatasetError
+from probe_sae.host.libraries import torchvision
+from probe_sae.recording.recipe import Recipe
+
+MAX_PIXELS = 64_000_000
+"""Larger images are refused: a small file can declare an image that fills the memory."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text with its number and name."""
+
+    index: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image with its number, name and class."""
+
+    index: int
+    name: str
+    pixels: NDArray[np.uint8]
+    """[height, width, channels], channels 1 or 3."""
+    label: int = -1
+
+
+def documents(recipe: Recipe) -> Iterator[Document]:
+    """Yield the texts of a recipe, empty ones left out.
+
+    Raises:
+        DatasetError: it is no text recipe, a file cannot be read, or there is no text at all.
+    """
+    if recipe.kind != "text":
+        raise DatasetError(f"dataset {recipe.name} holds images; this host takes text.")
+    index = -1
+    for index, (name, text) in enumerate(_texts(recipe)):
+        yield Document(index, name, text)
+    if index < 0:
+        raise DatasetError(f"dataset {recipe.name} ({_where(recipe)}) holds no text.")
+
+
+def pictures(recipe: Recipe) -> Iterator[Picture]:
+    """Yield the images of a recipe.
+
+    Raises:
+        DatasetError: it is no image recipe, an image cannot be read, or there is none.
+    """
+    if recipe.kind != "image":
+        raise DatasetError(f"dataset {recipe.name} holds text; this host takes images.")
+    source = recipe.source["type"]
+    index = -1
+    if source == "sklearn_digits":
+        made = _sklearn_digits()
+    elif source == "torchvision":
+        made = _torchvision_images(recipe)
+    else:
+        made = _image_files(recipe)
+    for index, (name, pixels, label) in enumerate(made):
+        yield Picture(index, name, pixels, label)
+    if index < 0:
+        raise DatasetError(f"dataset {recipe.name} ({_where(recipe)}) holds no images.")
+
+
+def class_names(recipe: Recipe) -> list[str]:
+    """Return the names of an image recipe's classes; empty where there are none."""
+    if recipe.source["type"] in ("sklearn_digits", "torchvision"):
+        return [str(i) for i in range(10)]
+    if recipe.kind == "image" and recipe.source["type"] == "folder":
+        return _folder_classes(recipe)
+    return []
+
+
+def _where(recipe: Recipe) -> str:
+    return str(recipe.source.get("path") or recipe.source.get("root") or recipe.source["type"])
+
+
+def _texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    source = recipe.source["type"]
+    if source == "folder":
+        root = Path(recipe.source["path"])
+        for name in _files(recipe):
+            text = _read_text(root / name)
+            if text.strip():
+                yield name, text
+    elif source == "jsonl":
+        yield from _jsonl(recipe)
+    else:
+        yield from _table(recipe)
+
+
+def _files(recipe: Recipe) -> list[str]:
+    """Return the folder's files, relative and with forward slashes, in the recipe's order."""
+    root = Path(recipe.source["path"])
+    found: set[str] = set()
+    for pattern in recipe.source.get("files", ["**/*"]):
+        found |= {p.relative_to(root).as_posix() for p in root.glob(pattern) if p.is_file()}
+    exclude = recipe.source.get("exclude", [])
+    names = sorted(n for n in found if not any(_matches(n, pattern) for pattern in exclude))
+    if recipe.source.get("order") == "shuffled":
+        names.sort(key=lambda name: hashlib.sha256(name.encode("utf-8", "replace")).digest())
+    return names
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Tell whether a relative path matches a glob in which `**/` may also stand for nothing."""
+    return fnmatchcase(name, pattern) or (
+        pattern.startswith("**/") and fnmatchcase(name, pattern.removeprefix("**/"))
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError as problem:
+        raise DatasetError(f"cannot read {path}: {problem.strerror}.") from problem
+
+
+def _jsonl(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    path, wanted = Path(recipe.source["path"]), recipe.source.get("field", "text")
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    text = json.loads(line)[wanted]
+                except (ValueError, KeyError, TypeError) as problem:
+                    raise DatasetError(
+                        f"{path}, line {number}: expected a JSON object with a {wanted!r} field."
+                    ) from problem
+                if not isinstance(text, str):
+                    raise DatasetError(f"{path}, line {number}: {wanted!r} is no text.")
+                if text.strip():
+                    yield f"{path.name}:{number}", text
+    except OSError as problem:
+        raise DatasetError(f"cannot read {path}: {problem.strerror}.") from problem
+
+
+def _table(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a parquet file or a dataset of the hub, through Hugging Face's library."""
+    try:
+        library: Any = importlib.import_module("datasets")
+        load = library.load_dataset
+    except (ImportError, AttributeError) as problem:  # a folder named datasets has no function
+        raise DatasetError(
+            f"{recipe.name} needs the extra [hub]: pip install 'probe_sae[hub]'."
+        ) from problem
+    wanted = recipe.source["field"]
+    try:
+        if recipe.source["type"] == "parquet":
+            files = recipe.source["path"]
+            rows: Any = load("parquet", data_files=files, streaming=True)["train"]
+        else:
+            name, split = recipe.source["path"], recipe.source["split"]
+            rows = load(name, split=split, streaming=True)
+        for number, row in enumerate(rows):
+            text = row[wanted]
+            if isinstance(text, str) and text.strip():
+                yield f"{recipe.name}:{number}", text
+    except (OSError, ValueError, KeyError) as problem:
+        raise DatasetError(f"cannot read {recipe.name}: {problem}") from problem
+
+
+def _sklearn_digits() -> Iterator[tuple[str, NDArray[np.uint8], int]]:
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    for i, (image, label) in enumerate(zip(pixels, digits.target, strict=True)):
+        yield f"digit {i}", image, int(label)
+
+
+def _torchvision_images(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
+    library = torchvision()
+    kind = getattr(library.datasets, recipe.source["dataset"])
+    root = Path(recipe.source.get("root") or Path.home() / ".cache" / "probe_sae").expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        data = kind(root=str(root), train=recipe.source["split"] == "train", download=True)
+    except (OSError, RuntimeError) as problem:
+        raise DatasetError(
+            f"{recipe.name} can be neither read from {root} nor downloaded there ({problem}). "
+            f"Give a folder that holds {recipe.source['dataset']}/raw with --root."
+        ) from problem
+    for i in range(len(data)):
+        image, label = data[i]
+        pixels = np.asarray(image, dtype=np.uint8)
+        yield f"{recipe.name} {i}", pixels[..., None] if pixels.ndim == 2 else pixels, int(label)
+
+
+def _folder_classes(recipe: Recipe) -> list[str]:
+    """Return the folders that the images lie in, if they lie in several."""
+    folders = sorted({Path(name).parent.as_posix() for name in _files(recipe)})
+    return folders if len(folders) > 1 else []
+
+
+def _image_files(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
+    from PIL import Image
+
+    root, classes = Path(recipe.source["path"]), _folder_classes(recipe)
+    for name in _files(recipe):
+        try:
+            with Image.open(root / name) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise DatasetError(f"{root / name} has over {MAX_PIXELS:,} pixels.")
+                pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
+        except (OSError, ValueError, Image.DecompressionBombError) as problem:
+            raise DatasetError(f"cannot read the image {root / name}: {problem}") from problem
+        parent = Path(name).parent.as_posix()
+        yield name, pixels, classes.index(parent) if classes else -1

@@ -1,0 +1,140 @@
+"""Columns of all features for the list and the map, and chunks of 128 features for their pages."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe_sae.analysis.result import Analysis
+from probe_sae.reporting.encoding import clean, fraction16, narrow, pack, rounded, signed16
+from probe_sae.reporting.inputs import Shown
+
+CHUNK = 128
+"""Features in a file of `data/f`."""
+LABEL_TOKENS = 5
+"""Tokens of a feature that the list shows and searches."""
+SPARK_BINS = 16
+"""Bars of a list row's small histogram."""
+
+
+def index(analysis: Analysis) -> dict[str, Any]:
+    """Return what the list and the map need of every feature, about 20 bytes each.
+
+    `firings`, `cluster` and `module` are exact (the latter two plus one, so that 0 is "none");
+    `max` and `mean` are right to 2**-16 of themselves, `share` to 2**-17, and `x`, `y` are 65534ths
+    of the map's width (65535 is "none").
+    """
+    features = analysis.features
+    top_share = features.token_shares[:, :1].max(axis=1, initial=0)
+    arrays: dict[str, NDArray[Any]] = {
+        "firings": narrow(features.firings),
+        "max": rounded(features.max, 15),
+        "mean": rounded(features.mean, 15),
+        "share": fraction16(top_share),
+        "x": _places16(features.x),
+        "y": _places16(features.y),
+        "cluster": narrow(features.cluster.astype(np.int64) + 1),
+        "module": narrow(features.module.astype(np.int64) + 1),
+    }
+    return pack(arrays)
+
+
+def sparks(analysis: Analysis) -> dict[str, Any]:
+    """Return every feature's histogram as bars from 0 to 15, on a log scale, two bars a byte."""
+    counts = analysis.features.histogram
+    groups = np.array_split(np.arange(counts.shape[1]), SPARK_BINS)
+    bars = np.stack([np.log1p(counts[:, group].sum(axis=1)) for group in groups], axis=1)
+    tallest = np.maximum(bars.max(axis=1, keepdims=True, initial=0), 1e-9)
+    heights = np.ceil(bars / tallest * 15).astype(np.uint8)
+    return pack({"bars": heights[:, 0::2] * 16 + heights[:, 1::2]})
+
+
+def labels(analysis: Analysis) -> dict[str, Any]:
+    """Return each feature's commonest tokens as text: a line a feature, U+001F between."""
+    names: dict[int, str] = {}
+    lines: list[str] = []
+    for tokens in analysis.features.token_ids[:, :LABEL_TOKENS].tolist():
+        for token in tokens:
+            if token >= 0 and token not in names:
+                names[token] = visible(analysis.token_text(token))
+        lines.append("\x1f".join(names[token] for token in tokens if token >= 0))
+    text = "\n".join(lines).encode()
+    return pack({"text": np.frombuffer(text, dtype=np.uint8)})
+
+
+def visible(text: str) -> str:
+    """Return text in which a reader sees control characters: newline as ↵, tab as →, NUL as ␀."""
+    named = {0x0A: "↵", 0x09: "→", 0x7F: "␡", 0x85: "↵", 0x2028: "↵", 0x2029: "↵"}
+    pictures = {code: chr(0x2400 + code) for code in range(32)}
+    return clean(text).translate({**pictures, **named})
+
+
+def chunk(analysis: Analysis, shown: Shown, first: int) -> dict[str, Any]:
+    """Return everything the pages of features `first` to `first` + 127 show.
+
+    Exact: counts and the moments. Right to 2**-16 of themselves: quantiles and examples' values; to
+    2**-12: lifts and logit effects; to 2**-16: shares, cosines and phis. Activations around an
+    example are whole 255ths of the feature's maximum, at least one.
+    """
+    part = slice(first, min(first + CHUNK, analysis.count))
+    return pack({**_statistics(analysis, part), **_relations(analysis, shown, part),
+                 **_examples(analysis, shown, part)})  # fmt: skip
+
+
+def _statistics(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
+    features = analysis.features
+    exact = ("mean", "mean_activation", "std", "skew", "kurtosis", "max", "decoder_norm",
+             "histogram_top")  # fmt: skip
+    arrays: dict[str, NDArray[Any]] = {
+        name: getattr(features, name)[part].astype(np.float32) for name in exact
+    }
+    arrays["histogram"] = narrow(features.histogram[part])
+    arrays["quantiles"] = rounded(features.quantiles[part], 15)
+    return arrays
+
+
+def _relations(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArray[Any]]:
+    features = analysis.features
+    return {
+        "token_ids": narrow(shown.token_ranks(features.token_ids[part])),
+        "token_shares": fraction16(features.token_shares[part]),
+        "token_lifts": rounded(features.token_lifts[part], 11),
+        "nearest_ids": narrow(features.nearest_ids[part].astype(np.int64) + 1),
+        "nearest_cosines": signed16(features.nearest_cosines[part]),
+        "cofiring_ids": narrow(features.cofiring_ids[part].astype(np.int64) + 1),
+        "cofiring_phis": signed16(features.cofiring_phis[part]),
+        "cofiring_counts": narrow(features.cofiring_counts[part]),
+        "promoted_ids": narrow(shown.token_ranks(features.promoted_ids[part])),
+        "promoted_values": rounded(features.promoted_values[part], 11),
+        "suppressed_ids": narrow(shown.token_ranks(features.suppressed_ids[part])),
+        "suppressed_values": rounded(features.suppressed_values[part], 11),
+    }
+
+
+def _examples(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArray[Any]]:
+    examples = analysis.examples
+    bounds = np.searchsorted(examples.feature, np.arange(part.start, part.stop + 1))
+    low, high = int(bounds[0]), int(bounds[-1])
+    entries = slice(int(examples.offsets[low]), int(examples.offsets[high]))
+    counts = np.diff(examples.offsets[low : high + 1])
+    tops = np.repeat(analysis.features.max[examples.feature[low:high]], counts)
+    levels = examples.fired_value[entries] / np.where(tops > 0, tops, 1)
+    return {
+        "example_counts": narrow(np.diff(bounds)),
+        "example_kind": examples.kind[low:high],
+        "example_context": narrow(shown.context_ranks(examples.context[low:high])),
+        "example_position": narrow(np.maximum(examples.position[low:high], 0)),
+        "example_value": rounded(examples.value[low:high], 15),
+        "fired_counts": narrow(counts),
+        "fired_position": narrow(np.maximum(examples.fired_position[entries], 0)),
+        "fired_level": np.clip(np.rint(levels * 255), 1, 255).astype(np.uint8),
+    }
+
+
+def _places16(values: NDArray[Any]) -> NDArray[np.uint16]:
+    known = np.isfinite(values)
+    if not known.any():
+        return np.full(values.shape, 65535, dtype=np.uint16)
+    low, high = float(values[known].min()), float(values[known].max())
+    scaled = (np.where(known, values, low) - low) / max(high - low, 1e-12)
+    return np.where(known, np.rint(scaled * 65534), 65535).astype(np.uint16)

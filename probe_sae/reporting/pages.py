@@ -1,0 +1,62 @@
+"""The two HTML pages: what stands in them without JavaScript, and what they allow to run."""
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from probe_sae.reporting.encoding import clean
+from probe_sae.shipped import shipped
+
+POLICY = (
+    "default-src 'none'; script-src 'self' file:{extra}; style-src 'self' 'unsafe-inline' file:; "
+    "img-src 'self' data: blob: file:; base-uri 'none'; form-action 'none'"
+)
+"""Content security policy: only files of the report run, nothing is fetched from elsewhere."""
+PAGES = {"index.html": "", "map.html": " 'unsafe-eval'"}
+"""Each page, and what it allows beyond the policy: plotly's WebGL compiles its drawing code."""
+
+
+def write_pages(summary: Mapping[str, Any], folder: Path) -> None:
+    """Write the pages and their style and scripts into `folder`."""
+    for page, extra in PAGES.items():
+        template = Template(shipped(f"reports/{page}").read_text(encoding="utf-8"))
+        text = template.substitute(
+            policy=POLICY.format(extra=extra),
+            title=_text(f"{summary.get('site') or 'features'} · probe_sae"),
+            summary=_table(summary),
+        )
+        _write(folder / page, text)
+    assets = folder / "assets"
+    (assets / "js").mkdir(parents=True)
+    for name in ("app.css", "icon.svg"):
+        _write(assets / name, shipped(f"reports/{name}").read_text(encoding="utf-8"))
+    for source in shipped("reports/js").iterdir():
+        if source.name.endswith(".js"):
+            _write(assets / "js" / source.name, source.read_text(encoding="utf-8"))
+
+
+def facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the names and texts of the scalars in nested mappings, names joined by points."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from facts(item, f"{name}.{key}" if name else str(key))
+    elif value is not None and not isinstance(value, list | tuple):
+        yield name, f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _table(summary: Mapping[str, Any]) -> str:
+    names = ("host", "site", "dataset", "rows", "features", "dead", "sae", "metrics", "versions")
+    rows = facts({name: summary.get(name) for name in names})
+    lines = [f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _text(value: str) -> str:
+    kept = "".join(char for char in clean(value) if char.isprintable())
+    return escape(kept)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

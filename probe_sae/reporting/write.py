@@ -1,0 +1,137 @@
+"""Write a report: pages, data files and `report.json`, in one pass over the analysis.
+
+Costs about half a millisecond and a kilobyte a feature, plus plotly.js (4.8 MB).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs, load_analysis
+from probe_sae.outputs import whole_folder
+from probe_sae.reporting import features, inputs
+from probe_sae.reporting.encoding import script, to_json
+from probe_sae.reporting.figures import figure_json, figures, plotly_script
+from probe_sae.reporting.notes import load_labels
+from probe_sae.reporting.pages import facts, write_pages
+from probe_sae.reporting.summary import summarise
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report on disk."""
+
+    folder: Path
+    """Where it lies."""
+    summary: Mapping[str, Any]
+    """What `report.json` holds."""
+
+    @property
+    def index(self) -> Path:
+        """The page to open."""
+        return self.folder / "index.html"
+
+    @property
+    def figures(self) -> dict[str, "Figure"]:
+        """Plotly figures by name: `density`, and `training` where it was logged."""
+        return figures(self.summary)
+
+    def _repr_html_(self) -> str:
+        """Return a small card for notebooks: no script, no text of a corpus."""
+        from html import escape
+
+        shown = {name: self.summary[name] for name in ("site", "rows", "features", "dead")}
+        rows = [
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>"
+            for name, value in facts({**shown, "metrics": self.summary["metrics"]})
+        ]
+        link = escape(str(self.index))
+        return f"<a href='{link}'>{link}</a><table>{''.join(rows)}</table>"
+
+
+def write_report(
+    analysis: Analysis | str | Path,
+    out: str | Path,
+    *,
+    labels: Path | None = None,
+    force: bool = False,
+) -> Report:
+    """Write a report that opens from disk, with the network off, in any current browser.
+
+    Args:
+        analysis: an analysis, or the folder of one.
+        out: the folder to make.
+        labels: a file of labels and notes exported from a report, to show in this one.
+        force: replace an older report at `out`.
+
+    Raises:
+        OutputExists: `out` is there already.
+        FormatError: the analysis or the labels cannot be read.
+    """
+    found = analysis if isinstance(analysis, Analysis) else load_analysis(analysis)
+    named = load_labels(Path(labels), found.count) if labels is not None else {}
+    summary = summarise(found)
+    with whole_folder(out, force=force) as folder:
+        write_pages(summary, folder)
+        _write_data(found, summary, named, folder)
+        text = to_json(summary) + "\n"
+        (folder / "report.json").write_text(text, encoding="utf-8", newline="\n")
+    return Report(Path(out), summary)
+
+
+def _write_data(
+    analysis: Analysis, summary: Mapping[str, Any], named: Mapping[str, Any], folder: Path
+) -> None:
+    shown = inputs.find_shown(analysis)
+    layout = _write_inputs(analysis, shown, folder)
+    layout |= {"chunk": features.CHUNK, "bins": analysis.features.histogram.shape[1]}
+    head = {name: value for name, value in summary.items() if name != "training"}
+    drawn = {name: figure_json(figure) for name, figure in figures(summary).items()}
+    parts: dict[str, Any] = {
+        "manifest": {**head, "layout": layout},
+        "index": features.index(analysis),
+        "labels": features.labels(analysis),
+        "spark": features.sparks(analysis),
+        "vocab": inputs.vocabulary(analysis, shown),
+        "train": summary["training"],
+        "figures": drawn,
+        "notes": named,
+    }
+    for name, value in parts.items():
+        _write_script(folder, name, value)
+    for first in range(0, analysis.count, features.CHUNK):
+        name = f"f/{first // features.CHUNK:05d}"
+        _write_script(folder, name, features.chunk(analysis, shown, first))
+    plotly = folder / "assets" / "plotly.min.js"
+    plotly.write_text(plotly_script(), encoding="utf-8", newline="\n")
+
+
+def _write_inputs(analysis: Analysis, shown: inputs.Shown, folder: Path) -> dict[str, Any]:
+    """Write the inputs shown; return what the pages must know to find them."""
+    source: TextInputs | ImageInputs = analysis.inputs
+    starts: list[int] = []
+    if isinstance(source, TextInputs):
+        for rank, (first, shard) in enumerate(inputs.context_shards(source, shown)):
+            _write_script(folder, f"corpus/{rank:03d}", shard)
+            starts.append(first)
+        return {"shards": starts}
+    for rank, (first, shard) in enumerate(inputs.picture_shards(source, shown)):
+        _write_script(folder, f"pictures/{rank:03d}", shard)
+        starts.append(first)
+    are_files = inputs.write_pictures(source, shown, folder)
+    return {
+        "shards": starts,
+        "grid": list(source.grid),
+        "picture": list(source.thumbnails.shape[1:]),
+        "are_files": are_files,
+    }
+
+
+def _write_script(folder: Path, name: str, value: Any) -> None:
+    place = folder / "data" / f"{name}.js"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(script(name, value), encoding="utf-8", newline="\n")

@@ -1,0 +1,169 @@
+"""A dictionary on disk: a folder of `config.json` and `sae.safetensors`, checked at every load.
+
+The weights file also holds a few rows and the codes that they had when it was written (the
+fingerprint): a load that does not reproduce them is an error, never a silent wrong number.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from probe_sae.errors import FormatError, ProbeSaeError
+from probe_sae.outputs import refuse_partial, write_whole
+from probe_sae.sae.dictionary import SAE
+from probe_sae.sae.settings import settings_for
+
+FORMAT = "probe_sae.sae"
+VERSION = 1
+_WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "input_scale", "threshold")
+_FINGERPRINT_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A dictionary and where it comes from."""
+
+    sae: SAE
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    """`site`, `host`, `dataset`, `store`, `split`, `trainer`, `versions`, as far as known."""
+    log: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Lines of the training log."""
+
+
+def save_sae(folder: Path, trained: Trained, probe: Tensor | None = None) -> None:
+    """Write a dictionary into `folder`, which exists.
+
+    Args:
+        folder: where to.
+        trained: the dictionary and its provenance.
+        probe: raw activations for the fingerprint, [rows, d_model]; drawn at random when absent.
+    """
+    sae = trained.sae
+    if probe is None:
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(_FINGERPRINT_ROWS, sae.d_model, generator=generator)
+        probe = probe / sae.input_scale.cpu()
+    probe = probe[:_FINGERPRINT_ROWS].detach().float().cpu()
+    with torch.no_grad():
+        expected = sae.cpu().encode(probe)
+    tensors = {name: getattr(sae, name).detach().cpu().contiguous() for name in _WEIGHTS}
+    tensors |= {"fingerprint.rows": probe.contiguous(), "fingerprint.codes": expected.contiguous()}
+    save_file(tensors, folder / "sae.safetensors")
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "arch": sae.settings.arch,
+        "d_model": sae.d_model,
+        "settings": asdict(sae.settings),
+        "provenance": trained.provenance,
+    }
+    write_whole(folder / "config.json", json.dumps(config, indent=1, sort_keys=True))
+    lines = "".join(json.dumps(line, sort_keys=True) + "\n" for line in trained.log)
+    write_whole(folder / "log.jsonl", lines)
+
+
+def load_sae(path: str | Path) -> SAE:
+    """Return the dictionary in a folder.
+
+    Raises:
+        FormatError: there is none, it is damaged, unfinished, or from a newer version, or it does
+            not reproduce its fingerprint.
+    """
+    return load_trained(path).sae
+
+
+def load_trained(path: str | Path) -> Trained:
+    """Return the dictionary in a folder with its provenance and training log.
+
+    Raises:
+        FormatError: as `load_sae`.
+    """
+    folder = refuse_partial(path)
+    config = _read_config(folder)
+    try:
+        settings = settings_for(config["arch"], config["settings"])
+        d_model = int(config["d_model"])
+        provenance = dict(config["provenance"])
+    except (KeyError, TypeError, ValueError) as problem:
+        raise FormatError(f"{folder}/config.json is damaged: {problem!r}") from problem
+    except FormatError:
+        raise
+    except ProbeSaeError as problem:
+        raise FormatError(f"{folder}/config.json: {problem}") from problem
+    features = settings.features
+    shapes = {
+        "W_enc": [features, d_model],
+        "b_enc": [features],
+        "W_dec": [features, d_model],
+        "b_dec": [d_model],
+        "input_scale": [],
+        "threshold": [],
+    }
+    tensors = _read_tensors(folder / "sae.safetensors", shapes)
+    sae = SAE(settings, d_model)
+    sae.load_state_dict({name: tensors[name] for name in shapes}, assign=True)
+    sae.requires_grad_(False).eval()
+    _check_fingerprint(sae, tensors, folder)
+    return Trained(sae, provenance, _read_log(folder / "log.jsonl"))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as problem:
+        raise FormatError(f"{folder} holds no dictionary: there is no config.json.") from problem
+    except (OSError, ValueError) as problem:
+        raise FormatError(f"{path} cannot be read: {problem}") from problem
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise FormatError(f"{path} is not the config of a dictionary of probe_sae.")
+    if config.get("version") != VERSION:
+        raise FormatError(
+            f"{folder} is a dictionary of version {config.get('version')}; this probe_sae reads "
+            f"version {VERSION}. Update probe_sae."
+        )
+    return config
+
+
+def _read_tensors(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Read the named tensors after comparing the header's shapes with those expected."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name, shape in shapes.items():
+                found = file.get_slice(name).get_shape()
+                if found != shape:
+                    raise FormatError(f"{path}: {name} is {found}, expected {shape}.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as problem:
+        raise FormatError(f"{path} cannot be read: {problem}") from problem
+    for name in shapes:
+        if name != "threshold" and not torch.isfinite(tensors[name]).all():
+            raise FormatError(f"{path}: {name} holds values that are not finite.")
+    return tensors
+
+
+def _check_fingerprint(sae: SAE, tensors: dict[str, Tensor], folder: Path) -> None:
+    rows, expected = tensors.get("fingerprint.rows"), tensors.get("fingerprint.codes")
+    if rows is None or expected is None or rows.ndim != 2 or rows.shape[1] != sae.d_model:
+        raise FormatError(f"{folder}/sae.safetensors has no fingerprint to check the load by.")
+    codes = sae.encode(rows)
+    if codes.shape != expected.shape or not torch.allclose(codes, expected, rtol=1e-3, atol=1e-4):
+        raise FormatError(
+            f"{folder}: the dictionary does not give the codes that it gave when it was saved; "
+            "its files do not belong together."
+        )
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except ValueError as problem:
+        raise FormatError(f"{path} is damaged: {problem}") from problem

@@ -1,0 +1,63 @@
+"""What flows between the rooms: rows with their places, and the contexts they come from."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ContextInput:
+    """One context: a run of a document's tokens, or one image."""
+
+    index: int
+    """Its number in the recording, counted from 0."""
+    document: int
+    """Number of its document or image in the recipe's order."""
+    name: str
+    """Name of the document or image."""
+    start: int = 0
+    """Position in the document of its first token that is not special."""
+    tokens: NDArray[np.int32] | None = None
+    """Text: all token ids as the host saw them, special ones included, padding not."""
+    thumbnail: NDArray[np.uint8] | None = None
+    """Images: [height, width, channels]."""
+    label: int = -1
+    """Class of the image, -1 where unknown."""
+
+
+@dataclass(frozen=True)
+class RecordedRows:
+    """Rows of several sites on one row axis, whole contexts only."""
+
+    sites: Mapping[str, Tensor]
+    """Site name -> [rows, width]."""
+    columns: Mapping[str, NDArray[Any]]
+    """`doc`, `context`, `pos`, for text `token`: [rows] each."""
+    contexts: list[ContextInput] = field(default_factory=list[ContextInput])
+    """The contexts that begin in these rows."""
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.columns["context"])
+
+
+class Stream(Protocol):
+    """Batches of rows for training: what a store gives, and what a tensor or a host can give."""
+
+    width: int
+    """Length of a row."""
+    rows: int
+    """Rows in one epoch."""
+
+    def epoch(self, number: int, batch: int) -> Iterator[Tensor]:
+        """Yield [batch, width] float32 tensors: each row once, in an order of this epoch's own."""
+        ...
+
+    def sample(self, count: int) -> Tensor:
+        """Return up to `count` rows, [rows, width] float32, spread over the stream."""
+        ...

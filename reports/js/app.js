@@ -1,0 +1,58 @@
+"use strict";
+// Open the report and show the page that the address names.
+(function (probe) {
+  const { el } = probe;
+  const main = document.getElementById("main");
+
+  const ROUTES = {
+    "": ["overview", (route) => probe.overview(route)],
+    features: ["features", (route) => probe.list(route)],
+    feature: ["features", (route) => probe.featurePage(route)],
+    modules: ["modules", (route) => probe.modules(route)],
+    module: ["modules", (route) => probe.module(route)],
+  };
+
+  let turn = 0;
+  async function show() {
+    const route = probe.route();
+    const [page, make] = ROUTES[route.path[0] || ""] || [null, lost];
+    const mine = ++turn;
+    if (route.path[0] !== "features") document.getElementById("search").value = route.query.get("q") || "";
+    let content = null;
+    const leave = probe.leave;
+    probe.leave = null;
+    leave?.();
+    try { content = await make(route); } catch (error) {
+      console.error(error.message);
+      content = probe.problem(error);
+    }
+    if (mine !== turn) return;
+    probe.current(page);
+    main.replaceChildren(content);
+    main.dataset.ready = location.hash || "#/";
+    scrollTo(0, 0);
+  }
+
+  function lost(route) {
+    return el("section", { class: "problem" }, el("h2", { text: "No such page" }),
+      el("p", { text: `This report has no page “${route.path.join("/")}”.` }), el("p", {}, el("a", { href: "#/", text: "To the overview" })));
+  }
+
+  async function start() {
+    try {
+      await probe.open();
+    } catch (error) {
+      main.replaceChildren(probe.problem(error));
+      return;
+    }
+    probe.header("overview");
+    addEventListener("hashchange", show);
+    addEventListener("searching", (event) => {
+      if (probe.route().path[0] !== "features" && event.detail.trim().length > 1 && !/^#?\d+$/.test(event.detail.trim())) {
+        location.hash = `#/features?q=${encodeURIComponent(event.detail.trim())}`;
+      }
+    });
+    await show();
+  }
+  start();
+})(window.probe);

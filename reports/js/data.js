@@ -1,0 +1,111 @@
+"use strict";
+// Data files are scripts that call probe.take(NAME, VALUE): the only files that a page opened from
+// disk may load. Arrays in them are base64 of gzip; unpack() gives typed arrays.
+window.probe = {};
+(function (probe) {
+  const arrived = new Map();
+  const asked = new Map();
+  const KEPT = 64; // feature chunks in memory
+
+  probe.DataError = class extends Error {};
+
+  probe.take = function (name, value) {
+    arrived.set(name, value);
+  };
+
+  // Load a script of the report; resolves when it has run.
+  probe.script = function (path) {
+    return new Promise((resolve, reject) => {
+      const tag = document.createElement("script");
+      tag.src = path;
+      tag.onload = () => { tag.remove(); resolve(); };
+      tag.onerror = () => {
+        tag.remove();
+        reject(new probe.DataError(
+          `The file ${path} is missing or cannot be read. Was the whole folder copied?`));
+      };
+      document.head.append(tag);
+    });
+  };
+
+  // Load data/NAME.js once; rejects with a DataError that names the file.
+  probe.load = function (name) {
+    if (!asked.has(name)) {
+      const found = read(name);
+      found.catch(() => asked.delete(name));
+      asked.set(name, found);
+      forgetOldChunks(name);
+    }
+    return asked.get(name);
+  };
+
+  async function read(name) {
+    const path = `data/${name}.js`;
+    await probe.script(path);
+    if (!arrived.has(name)) throw damaged(path);
+    const value = arrived.get(name);
+    arrived.delete(name);
+    if (!value || typeof value.gz !== "string") return value;
+    try {
+      return { ...value, gz: null, ...await unpack(value) };
+    } catch (problem) {
+      throw problem instanceof probe.DataError ? problem : damaged(path);
+    }
+  }
+
+  function damaged(path) {
+    return new probe.DataError(`The file ${path} is damaged. Write the report again.`);
+  }
+
+  function forgetOldChunks(name) {
+    if (!name.startsWith("f/")) return;
+    const chunks = [...asked.keys()].filter((key) => key.startsWith("f/"));
+    if (chunks.length > KEPT) asked.delete(chunks[0]);
+  }
+
+  const KINDS = {
+    u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i2: Int16Array, i4: Int32Array,
+    f4: Float32Array,
+  };
+
+  async function unpack(packed) {
+    if (!window.DecompressionStream) {
+      throw new probe.DataError(
+        "This browser cannot unpack the report's data (no DecompressionStream): use a newer one.");
+    }
+    const stream = new Blob([fromBase64(packed.gz)]).stream()
+      .pipeThrough(new DecompressionStream("gzip"));
+    const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+    const columns = {};
+    const shapes = {};
+    let start = 0;
+    for (const [name, kind, shape] of packed.columns) {
+      const size = KINDS[kind].BYTES_PER_ELEMENT;
+      const count = shape.reduce((a, b) => a * b, 1);
+      if (start + count * size > bytes.length) throw new Error("short");
+      columns[name] = fromPlanes(bytes.subarray(start, start + count * size), size, KINDS[kind]);
+      shapes[name] = shape;
+      start += count * size;
+    }
+    return { columns, shapes };
+  }
+
+  function fromPlanes(planes, size, Kind) {
+    if (size === 1) return new Kind(planes);
+    const count = planes.length / size;
+    const bytes = new Uint8Array(planes.length);
+    for (let plane = 0; plane < size; plane++) {
+      const start = plane * count;
+      for (let i = 0, at = plane; i < count; i++, at += size) bytes[at] = planes[start + i];
+    }
+    return new Kind(bytes.buffer);
+  }
+
+  function fromBase64(text) {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+    const raw = atob(text);
+    const bytes = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+    return bytes;
+  }
+})(window.probe);

@@ -1,0 +1,48 @@
+"use strict";
+// Examples as images: the thumbnail, the feature's activation on each patch, the strongest patch.
+(function (probe) {
+  const { el } = probe;
+
+  function drawPixels(picture) {
+    const canvas = el("canvas", { width: picture.width, height: picture.height, "aria-hidden": "true" });
+    const pixels = new Uint8ClampedArray(picture.width * picture.height * 4);
+    for (let i = 0; i < picture.width * picture.height; i++) {
+      for (let c = 0; c < 3; c++) pixels[i * 4 + c] = picture.pixels[i * picture.channels + (picture.channels === 3 ? c : 0)];
+      pixels[i * 4 + 3] = 255;
+    }
+    canvas.getContext("2d").putImageData(new ImageData(pixels, picture.width, picture.height), 0, 0);
+    return canvas;
+  }
+
+  function drawHeat(example, rows, columns) {
+    const canvas = el("canvas", { class: "heat", width: columns, height: rows, "aria-hidden": "true" });
+    const pixels = new Uint8ClampedArray(rows * columns * 4);
+    for (const [place, level] of example.fired) {
+      if (place < rows * columns) pixels.set([255, 140, 0, Math.round(level * 255)], place * 4);
+    }
+    canvas.getContext("2d").putImageData(new ImageData(pixels, columns, rows), 0, 0);
+    return canvas;
+  }
+
+  // A picture with its heat map; on a grid of one patch there is no heat to show.
+  probe.picturePlate = function (example, picture, feature, vocabulary) {
+    const [rows, columns] = probe.report.manifest.layout.grid;
+    const kind = picture.label ? probe.tokenText(vocabulary, picture.label) : "no class";
+    const text = `${kind}, activation ${probe.number(example.value)}`;
+    const image = picture.file
+      ? el("img", { src: picture.file, alt: text, width: picture.width, height: picture.height, loading: "lazy", decoding: "async" })
+      : drawPixels(picture);
+    if (picture.file) image.addEventListener("error", () => image.replaceWith(el("span", { class: "lost", text: `missing: ${picture.file}` })));
+    const [y, x] = [Math.floor(example.position / columns), example.position % columns];
+    const mark = rows * columns > 1 && el("span", { class: "patch", style: {
+      left: `${(x / columns) * 100}%`, top: `${(y / rows) * 100}%`, width: `${100 / columns}%`, height: `${100 / rows}%`,
+    } });
+    return el("figure", { class: "plate" },
+      el("div", {
+        class: "picture", role: "img", "aria-label": text, style: { "aspect-ratio": `${picture.width} / ${picture.height}` },
+        tip: [`${probe.visible(picture.name)}`, `class: ${kind}`, `activation ${probe.number(example.value, 4)} (${probe.percent(example.value / feature.max)} of maximum)`,
+          rows * columns > 1 ? `outlined: row ${y + 1}, column ${x + 1}; fires on ${example.fired.size} of ${rows * columns} patches` : ""].filter(Boolean),
+      }, image, rows * columns > 1 && drawHeat(example, rows, columns), mark),
+      el("figcaption", {}, el("b", { text: probe.number(example.value) }), " ", el("bdi", { text: kind })));
+  };
+})(window.probe);

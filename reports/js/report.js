@@ -1,0 +1,158 @@
+"use strict";
+// The report's data as the pages use them: features, contexts, vocabulary, modules.
+(function (probe) {
+  const NONE16 = 65535;
+
+  // Load what every page needs; afterwards probe.report holds it.
+  probe.open = async function () {
+    const [manifest, index, labels, notes] = await Promise.all(
+      ["manifest", "index", "labels", "notes"].map(probe.load));
+    const text = new TextDecoder().decode(labels.columns.text);
+    probe.report = {
+      manifest, index: index.columns, baked: notes, count: manifest.features,
+      labels: manifest.features ? text.split("\n") : [],
+    };
+    return probe.report;
+  };
+
+  // The commonest tokens of a feature, as a reader sees them.
+  probe.tokensOf = (feature) => {
+    const line = probe.report.labels[feature] || "";
+    return line ? line.split("\u001f") : [];
+  };
+
+  probe.density = (feature) => probe.report.index.firings[feature] / (probe.report.manifest.rows || 1);
+
+  probe.moduleOf = (feature) => probe.report.index.module[feature] - 1;
+
+  // Place on the map, 0 to 1, or null for a feature that is not on it.
+  probe.place = (feature) => {
+    const { x, y } = probe.report.index;
+    if (x[feature] === NONE16 || y[feature] === NONE16) return null;
+    return [x[feature] / 65534, y[feature] / 65534];
+  };
+
+  // The 16 bars of each feature's small histogram, 0 to 15.
+  probe.sparks = async () => {
+    const { columns } = await probe.load("spark");
+    return (feature) => {
+      const bars = [];
+      for (let i = feature * 8; i < feature * 8 + 8; i++) {
+        bars.push(columns.bars[i] >> 4, columns.bars[i] & 15);
+      }
+      return bars;
+    };
+  };
+
+  // Everything about one feature.
+  probe.feature = async function (id) {
+    const size = probe.report.manifest.layout.chunk;
+    const name = `f/${String(Math.floor(id / size)).padStart(5, "0")}`;
+    const chunk = await probe.load(name);
+    const at = id % size;
+    const one = (column) => chunk.columns[column][at];
+    const row = (column) => {
+      const width = chunk.shapes[column][1];
+      return chunk.columns[column].subarray(at * width, (at + 1) * width);
+    };
+    const signed = (value) => (value === -32768 ? NaN : value / 32767);
+    const pairs = (ids, ...others) => [...row(ids)].map((value, i) =>
+      [value - 1, ...others.map(([column, scale]) => scale(row(column)[i]))])
+      .filter(([value]) => value >= 0);
+    const same = (value) => value;
+    return {
+      id,
+      firings: probe.report.index.firings[id],
+      density: probe.density(id),
+      module: probe.moduleOf(id),
+      cluster: probe.report.index.cluster[id] - 1,
+      max: one("max"), mean: one("mean"), meanActivation: one("mean_activation"),
+      std: one("std"), skew: one("skew"), kurtosis: one("kurtosis"),
+      norm: one("decoder_norm"), histogramTop: one("histogram_top"),
+      histogram: row("histogram"), quantiles: row("quantiles"),
+      tokens: pairs("token_ids", ["token_shares", (v) => v / 65535], ["token_lifts", same])
+        .filter(([, share]) => share > 0),
+      nearest: pairs("nearest_ids", ["nearest_cosines", signed]),
+      cofiring: pairs("cofiring_ids", ["cofiring_phis", signed], ["cofiring_counts", same]),
+      promoted: pairs("promoted_ids", ["promoted_values", same]),
+      suppressed: pairs("suppressed_ids", ["suppressed_values", same]),
+      examples: examplesOf(chunk, at),
+    };
+  };
+
+  function offsets(counts) {
+    const found = new Uint32Array(counts.length + 1);
+    for (let i = 0; i < counts.length; i++) found[i + 1] = found[i] + counts[i];
+    return found;
+  }
+
+  function examplesOf(chunk, at) {
+    const c = chunk.columns;
+    chunk.starts ||= offsets(c.example_counts);
+    chunk.firedStarts ||= offsets(c.fired_counts);
+    const found = [];
+    for (let i = chunk.starts[at]; i < chunk.starts[at + 1]; i++) {
+      const fired = new Map();
+      for (let j = chunk.firedStarts[i]; j < chunk.firedStarts[i + 1]; j++) {
+        fired.set(c.fired_position[j], c.fired_level[j] / 255);
+      }
+      found.push({
+        kind: c.example_kind[i] === 0 ? "top" : "random", value: c.example_value[i],
+        context: c.example_context[i], position: c.example_position[i], fired,
+      });
+    }
+    return found;
+  }
+
+  function shardOf(rank) {
+    const starts = probe.report.manifest.layout.shards;
+    let low = 0;
+    let high = starts.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (starts[middle] <= rank) low = middle; else high = middle - 1;
+    }
+    return [low, rank - starts[low]];
+  }
+
+  // One context of the corpus: token ranks (from 1), document name, position of its first token.
+  probe.context = async function (rank) {
+    const [shard, at] = shardOf(rank);
+    const found = await probe.load(`corpus/${String(shard).padStart(3, "0")}`);
+    found.starts ||= offsets(found.columns.lengths);
+    return {
+      rank,
+      tokens: found.columns.tokens.subarray(found.starts[at], found.starts[at + 1]),
+      document: found.documents[found.columns.document[at]],
+      start: found.columns.start[at],
+    };
+  };
+
+  // One image: its name, its class (a token rank from 1), its pixels or its file.
+  probe.picture = async function (rank) {
+    const layout = probe.report.manifest.layout;
+    const [shard, at] = shardOf(rank);
+    const found = await probe.load(`pictures/${String(shard).padStart(3, "0")}`);
+    const [height, width, channels] = layout.picture;
+    const size = height * width * channels;
+    const number = String(rank).padStart(6, "0");
+    return {
+      rank, name: found.names[at], label: found.columns.label[at], height, width, channels,
+      pixels: layout.are_files ? null : found.columns.pixels.subarray(at * size, (at + 1) * size),
+      file: layout.are_files
+        ? `img/${String(Math.floor(rank / 1000)).padStart(3, "0")}/${number}.webp` : null,
+    };
+  };
+
+  // What tokens stand for: bytes, whether special, and the id in the host's vocabulary.
+  probe.vocabulary = async function () {
+    const found = await probe.load("vocab");
+    found.starts ||= offsets(found.columns.lengths);
+    const { bytes, special, ids } = found.columns;
+    return {
+      bytes: (rank) => bytes.subarray(found.starts[rank - 1], found.starts[rank]),
+      isSpecial: (rank) => special[rank - 1] === 1,
+      id: (rank) => ids[rank - 1],
+    };
+  };
+})(window.probe);
