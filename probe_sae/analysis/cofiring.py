@@ -1,5 +1,6 @@
 """How often each two features fire on the same row, and who fires with whom most."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,8 @@ class Partners(NamedTuple):
     """[features, n] rows on which both fire."""
 
 
-class Pairs(NamedTuple):
+@dataclass(frozen=True)
+class Pairs:
     """Pairs of features that fire together, each in both directions, sorted by the first."""
 
     first: NDArray[np.int64]

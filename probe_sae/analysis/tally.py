@@ -117,9 +117,8 @@ class PairCounts:
         return self._keys, self._counts
 
     def _merge(self) -> None:
-        new, counts = np.unique(
-            np.concatenate([self._keys[:0], *self._pending]), return_counts=True
-        )
+        pending = np.concatenate([np.zeros(0, np.int64), *self._pending])
+        new, counts = np.unique(pending, return_counts=True)
         keys = np.concatenate([self._keys, new])
         self._keys, inverse = np.unique(keys, return_inverse=True)
         weights = np.concatenate([self._counts, counts])

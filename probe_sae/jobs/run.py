@@ -48,8 +48,7 @@ def run(
             raise SettingsError(
                 f"a job trains on one site; {', '.join(job.sites)} stands for several."
             )
-        summary = _stages(job, host, recipe, folder, resume)
-    return summary
+        return _stages(job, host, recipe, folder, resume)
 
 
 def _host(job: Job) -> Host:

@@ -91,7 +91,7 @@ def narrow(values: NDArray[Any]) -> NDArray[Any]:
 def rounded(values: NDArray[Any], bits: int) -> NDArray[np.float32]:
     """Return float32 rounded to `bits` bits of mantissa.
 
-    The relative error is 2**-(bits + 1) at most. The bytes that this empties cost nothing once compressed.
+    The relative error is 2**-(bits + 1) at most; the bytes emptied cost nothing once packed.
     """
     exact = np.ascontiguousarray(values, dtype=np.float32)
     drop = 23 - bits

@@ -90,6 +90,10 @@ def _write_data(
     layout = _write_inputs(analysis, shown, folder)
     layout |= {"chunk": features.CHUNK, "bins": analysis.features.histogram.shape[1]}
     head = {name: value for name, value in summary.items() if name != "training"}
+    head["modules"] = [
+        {name: value for name, value in module.items() if name != "features"}
+        for module in summary["modules"]
+    ]
     drawn = {name: figure_json(figure) for name, figure in figures(summary).items()}
     parts: dict[str, Any] = {
         "manifest": {**head, "layout": layout},

@@ -35,7 +35,7 @@ def open_checked(path: Path, error: type[Exception] = StoreError) -> Generator[A
             are not plain numbers, or more data than the file's size allows.
     """
     try:
-        file = h5py.File(path, "r", locking=False)
+        file = reopen(path)
     except (OSError, RuntimeError) as problem:
         raise error(f"{path} is not a readable HDF5 file ({problem}); make it anew.") from problem
     with file:
@@ -47,8 +47,17 @@ def open_checked(path: Path, error: type[Exception] = StoreError) -> Generator[A
 
 
 def reopen(path: Path) -> Any:
-    """Return a file that `open_checked` has checked, open for reading (h5py carries no types)."""
-    return h5py.File(path, "r", locking=False)
+    """Return a file that `open_checked` has checked, open for reading (h5py carries no types).
+
+    Without HDF5's own lock, which network file systems lack, unless this process has the file open
+    with it already.
+    """
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as problem:
+        if "locking flag" not in str(problem):
+            raise
+        return h5py.File(path, "r")
 
 
 def _check_group(root: h5py.File, path: Path, error: type[Exception], size: int) -> None:

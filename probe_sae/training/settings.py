@@ -97,7 +97,7 @@ def split_settings(values: dict[str, Any]) -> tuple[TopK, TrainSettings]:
         for field in fields(kind):
             value = values.get(field.name)
             if field.type in (int, "int") and isinstance(value, float):
-                if value != int(value):
+                if not value.is_integer():
                     raise SettingsError(f"{field.name} is {value}; expected a whole number.")
                 values[field.name] = int(value)
     return (

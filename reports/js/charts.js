@@ -83,25 +83,25 @@
   };
 
   // One curve; `xs` ascend. Shows the last value.
-  probe.curve = function ({ label, xs, ys, height = 150 }) {
+  probe.curve = function ({ label, xs, ys, height = 150, format = probe.number }) {
     const known = ys.map((y, i) => [xs[i], y]).filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y));
     const [low, high] = [Math.min(...known.map((p) => p[1]), 0), Math.max(...known.map((p) => p[1]))];
     const [first, last] = [known[0], known[known.length - 1]];
     return probe.chart(label, height, (width) => {
-      const [left, bottom, top, right] = [44, 24, 12, 52];
+      const [left, bottom, top, right] = [44, 24, 12, 58];
       const x = (v) => left + ((v - first[0]) / (last[0] - first[0] || 1)) * (width - left - right);
       const y = (v) => top + (1 - (v - low) / (high - low || 1)) * (height - top - bottom);
       const path = known.map(([a, b], i) => `${i ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
       return [
         probe.ticks(low, high, 3).map((v) => svg("g", { class: "axis" },
           svg("line", { x1: left, x2: width - right, y1: y(v), y2: y(v) }),
-          svg("text", { x: left - 8, y: y(v) + 4, "text-anchor": "end", text: short(v) }))),
+          svg("text", { x: left - 8, y: y(v) + 4, "text-anchor": "end", text: format === probe.percent ? format(v) : short(v) }))),
         probe.ticks(first[0], last[0], Math.max(2, Math.floor(width / 130))).map((v) => svg("text", {
           class: "axis", x: x(v), y: height - 5, "text-anchor": "middle", text: short(v),
         })),
         svg("path", { class: "curve", d: path }),
         svg("circle", { class: "end", cx: x(last[0]), cy: y(last[1]), r: 3 }),
-        svg("text", { class: "last", x: x(last[0]) + 8, y: y(last[1]) + 4, text: probe.number(last[1]) }),
+        svg("text", { class: "last", x: x(last[0]) + 8, y: y(last[1]) + 4, text: format(last[1]) }),
       ];
     });
   };

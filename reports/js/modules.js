@@ -13,9 +13,9 @@
       el("p", { class: "lead", text: modules.length
         ? `${probe.number(modules.length)} communities of features that fire on the same rows more than chance would have it. ${probe.number(inside)} of ${probe.number(alive)} features that fire belong to one.`
         : "No community of features that fire together was found." }),
-      el("ul", { class: "module-list" }, modules.slice(0, 300).map(({ module, size, mean_density: density, features }) => el("li", { class: "card" },
+      el("ul", { class: "module-list" }, modules.slice(0, 300).map(({ module, size, mean_density: density }) => el("li", { class: "card" },
         el("a", { class: "card-link", href: `#/module/${module}` }, el("b", { text: `Module ${module}` }), el("span", { class: "quiet", text: ` ${probe.number(size)} features · mean density ${probe.percent(density)}` })),
-        el("div", { class: "members" }, names(features, 8), size > 8 && el("span", { class: "quiet", text: `+ ${probe.number(size - 8)}` }))))),
+        el("div", { class: "members" }, names(probe.members(module), 8), size > 8 && el("span", { class: "quiet", text: `+ ${probe.number(size - 8)}` }))))),
       modules.length > 300 && el("p", { class: "quiet", text: `The ${probe.number(modules.length - 300)} smallest are not shown here; the list filters by module.` }));
   };
 
@@ -50,13 +50,14 @@
       return el("section", { class: "problem" }, el("h2", { text: "No such module" }), el("p", {}, el("a", { href: "#/modules", text: "To the modules" })));
     }
     document.title = `Module ${found.module} · probe_sae`;
-    probe.order = found.features;
+    const members = probe.members(found.module);
+    probe.order = members;
     return el("div", { class: "page modules" },
       el("p", { class: "eyebrow" }, el("a", { href: "#/modules", text: "Modules" })), el("h1", { text: `Module ${found.module}` }),
       el("p", { class: "lead", text: `${probe.number(found.size)} features that fire together, on ${probe.percent(found.mean_density)} of the rows each on average.` }),
       el("p", { class: "buttons" }, el("a", { class: "button", href: `#/features?module=${found.module}`, text: "As a list" }), el("a", { class: "button", href: `map.html#?colour=module&module=${found.module}`, text: "On the map" })),
-      el("div", { class: "columns" }, await together(found.features),
-        el("section", { class: "panel" }, el("h2", { text: "Members" }), el("ul", { class: "related" }, found.features.slice(0, 200).map((id) => el("li", {},
+      el("div", { class: "columns" }, await together(members),
+        el("section", { class: "panel" }, el("h2", { text: "Members" }), el("ul", { class: "related" }, members.slice(0, 200).map((id) => el("li", {},
           el("a", { href: `#/feature/${id}` }, el("span", { class: "id", text: `#${id}` }), probe.nameOf(id, 3)), el("span", { class: "figure", text: probe.percent(probe.density(id)) })))),
         found.size > 200 && el("p", { class: "quiet", text: `And ${probe.number(found.size - 200)} more: see them as a list.` }))));
   };

@@ -6,7 +6,7 @@
   const NAMES = {
     fraction_unexplained: "Fraction unexplained", l0: "Features firing on a row", loss_recovered: "Loss recovered",
     dead_fraction: "Dead features", dense_fraction: "Dense features", rows_evaluated: "Rows evaluated",
-    test_mse: "Test error (MSE)",
+    test_mse: "Test error (MSE)", original: "Original", spliced: "Spliced", mean_ablated: "Mean-ablated", zero_ablated: "Zero-ablated",
   };
   const title = (name) => NAMES[name] || name.replace(/_/g, " ").replace(/^./, (char) => char.toUpperCase());
   const shown = (name, value) => (SHARES.has(name) ? probe.percent(value) : probe.number(value));
@@ -60,7 +60,9 @@
 
   // Nested metrics: a table of scalars, or of tables of scalars (baselines).
   function nested(name, value) {
-    const entries = Object.entries(value);
+    const known = Object.keys(NAMES);
+    const entries = Object.entries(value).sort(([a], [b]) => known.indexOf(a) - known.indexOf(b));
+    const most = Math.max(...entries.map(([, item]) => (typeof item === "number" ? item : 0)), 1e-12);
     const tables = entries.filter(([, item]) => isTable(item));
     const columns = [...new Set(tables.flatMap(([, item]) => Object.keys(item)))];
     const cell = (key, item) => el("td", { text: item === undefined || item === null ? "–" : typeof item === "number" ? shown(key, item) : line(item) });
@@ -69,7 +71,8 @@
         ? el("table", { class: "numbers" }, el("thead", {}, el("tr", {}, el("th"), columns.map((key) => el("th", { scope: "col" }, probe.term(title(key), key))))),
           el("tbody", {}, tables.map(([key, item]) => el("tr", {}, el("th", { scope: "row", text: key }), columns.map((column) => cell(column, item[column]))))))
         : el("table", { class: "numbers" }, el("tbody", {}, entries.map(([key, item]) =>
-          el("tr", {}, el("th", { scope: "row" }, probe.term(title(key).toLowerCase(), `${name}.${key}`)), cell(key, item)))))));
+          el("tr", {}, el("th", { scope: "row" }, probe.term(title(key), `${name}.${key}`)),
+            el("td", { class: "bar" }, typeof item === "number" && el("span", { class: "meter", "aria-hidden": "true" }, el("i", { style: { width: `${Math.max(0, item / most) * 100}%` } }))), cell(key, item)))))));
   }
 
   function densityPlot(manifest) {
@@ -92,7 +95,7 @@
     if (names.length === 0) return null;
     const frame = el("div", { class: "curves" }, names.map((name) => el("figure", {},
       el("figcaption", {}, probe.term(title(name), name)),
-      probe.curve({ label: `${title(name)} by training step`, xs: lines.map((item) => item.step), ys: lines.map((item) => item[name] ?? NaN) }))));
+      probe.curve({ label: `${title(name)} by training step`, xs: lines.map((item) => item.step), ys: lines.map((item) => item[name] ?? NaN), format: SHARES.has(name) ? probe.percent : probe.number }))));
     return el("section", { class: "panel" },
       el("div", { class: "panel-head" }, el("h3", { text: "Training" }), probe.interactive(frame, "training")), frame,
       el("p", { class: "quiet", text: "By training step, on training batches." }));

@@ -25,6 +25,21 @@
 
   probe.moduleOf = (feature) => probe.report.index.module[feature] - 1;
 
+  // The members of a module, densest first.
+  probe.members = function (module) {
+    const { firings, module: modules } = probe.report.index;
+    if (!probe.report.members) {
+      probe.report.members = new Map();
+      for (let id = 0; id < modules.length; id++) {
+        if (modules[id] === 0) continue;
+        if (!probe.report.members.has(modules[id] - 1)) probe.report.members.set(modules[id] - 1, []);
+        probe.report.members.get(modules[id] - 1).push(id);
+      }
+      for (const ids of probe.report.members.values()) ids.sort((a, b) => firings[b] - firings[a] || a - b);
+    }
+    return probe.report.members.get(module) || [];
+  };
+
   // Place on the map, 0 to 1, or null for a feature that is not on it.
   probe.place = (feature) => {
     const { x, y } = probe.report.index;

@@ -1,4 +1,4 @@
-"""Analyses of random numbers with the shapes and the troubles of real ones."""
+"""Analyses of random numbers, with the shapes and the troubles of real ones."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -131,15 +131,12 @@ def _features(
     std = np.sqrt((centred**2).sum(axis=0) / some)
     safe = np.where(std > 0, std, 1)
     gap = np.where(alive, np.nan_to_num(mean), np.nan)
-    histogram = np.stack([
-        np.histogram(values[fires[:, i], i], BINS, (0, max(float(top[i]), 1e-3)))[0]
-        for i in range(count)
-    ])  # fmt: skip
-    quantiles = np.stack([
-        np.quantile(values[fires[:, i], i], [0.1, 0.25, 0.5, 0.75, 0.9])
-        if alive[i] else np.full(5, np.nan)
-        for i in range(count)
-    ])  # fmt: skip
+    histogram = np.zeros((count, BINS), dtype=np.int64)
+    quantiles = np.full((count, 5), np.nan)
+    for i in np.flatnonzero(alive):
+        fired = values[fires[:, i], i]
+        histogram[i] = np.histogram(fired, BINS, (0, float(top[i])))[0]
+        quantiles[i] = np.quantile(fired, [0.1, 0.25, 0.5, 0.75, 0.9])
     ids, shares, lifts = _commonest(fires, tokens, vocabulary)
     near = np.argsort(rng.random((count, count)), axis=1)[:, :NONE_SHOWN]
     together = fires.T.astype(np.float32) @ fires.astype(np.float32)
@@ -174,7 +171,7 @@ def _features(
         nearest_ids=near.astype(np.int32),
         nearest_cosines=np.sort(rng.uniform(-0.1, 0.9, near.shape))[:, ::-1].astype(np.float32),
         cofiring_ids=mates.astype(np.int32),
-        cofiring_phis=np.where(mates >= 0, counts / np.maximum(counts.max(), 1), np.nan).astype(
+        cofiring_phis=np.where(mates >= 0, counts / counts.max(initial=1), np.nan).astype(
             np.float32
         ),
         cofiring_counts=np.maximum(counts, 0).astype(np.int64),
@@ -202,10 +199,11 @@ def _commonest(
         ids.append(np.where(share > 0, order, -1))
         shares.append(share)
         lifts.append(share / np.maximum(base[order], 1e-9))
+    shape = (fires.shape[1], min(NONE_SHOWN, vocabulary))
     return (
-        np.array(ids, dtype=np.int32),
-        np.array(shares, dtype=np.float32),
-        np.array(lifts, dtype=np.float32),
+        np.array(ids, dtype=np.int32).reshape(shape),
+        np.array(shares, dtype=np.float32).reshape(shape),
+        np.array(lifts, dtype=np.float32).reshape(shape),
     )
 
 

@@ -1,0 +1,50 @@
+"""`probe-sae capture`."""
+
+from typing import Annotated
+
+import typer
+
+from probe_sae.cli import emit
+from probe_sae.cli.options import DATASET_HELP, HOST_HELP, Device, Force, Json, Out, Resume, Root
+
+
+def capture_command(
+    host: Annotated[str, typer.Argument(help=HOST_HELP)],
+    dataset: Annotated[str, typer.Argument(help=DATASET_HELP)],
+    site: Annotated[
+        list[str], typer.Option("--site", help="Site; may be repeated; globs and {0,2}.")
+    ],
+    out: Out,
+    rows: Annotated[int | None, typer.Option(help="Stop at so many rows.")] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens of a context at most.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Contexts run at once.")] = 32,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+    tokens: Annotated[str, typer.Option(help="Of an image: patch, cls or all.")] = "patch",
+    root: Root = None,
+    device: Device = None,
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Record sites of a host into a store.
+
+    Example: `probe-sae capture gpt2 stdlib --site 'blocks.{4,6}.resid_post' --rows 1000000
+    --out store`
+    """
+    from probe_sae.host import load_host
+    from probe_sae.recording import CaptureSettings, capture, load_dataset
+
+    settings = CaptureSettings(rows, max_length, batch_size, dtype, tokens)
+    recipe = load_dataset(dataset, root=root)
+    loaded = load_host(host, device=device)
+    store = capture(loaded, recipe, site, out, settings, resume=resume, force=force)
+    emit(
+        {
+            "store": str(out),
+            "rows": store.rows,
+            "contexts": store.contexts,
+            "sites": list(store.sites),
+        },
+        f"{store!r}",
+        as_json=as_json,
+    )

@@ -1,0 +1,53 @@
+"""`probe-sae list`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from probe_sae.cli import emit
+from probe_sae.cli.options import Json
+
+KINDS = ("hosts", "datasets", "archs", "hooks")
+
+
+def listing(
+    kind: Annotated[str, typer.Argument(help="hosts, datasets, archs or hooks.")],
+    as_json: Json = False,
+) -> None:
+    """List what there is.
+
+    Example: `probe-sae list datasets`
+    """
+    from probe_sae.errors import SettingsError, near
+
+    if kind not in KINDS:
+        raise SettingsError(
+            f"cannot list {kind!r}; there are {', '.join(KINDS)}.{near(kind, KINDS)}"
+        )
+    entries = _entries(kind)
+    text = "\n".join(f"{name:<22} {about}" for name, about in entries.items())
+    emit({kind: entries}, text, as_json=as_json)
+
+
+def _entries(kind: str) -> dict[str, Any]:
+    if kind == "datasets":
+        from probe_sae.recording import recipe_names
+
+        return recipe_names()
+    if kind == "archs":
+        from probe_sae.sae import ARCHITECTURES
+
+        return {
+            name: (settings.__doc__ or "").splitlines()[0]
+            for name, settings in ARCHITECTURES.items()
+        }
+    from probe_sae.host import bundled_hosts, hook_maps
+
+    if kind == "hosts":
+        return {
+            **dict.fromkeys(bundled_hosts(), "comes with probe_sae"),
+            "HUGGING-FACE-ID": "or a local folder with config.json and model.safetensors",
+            "torchvision:NAME": "torchvision:NAME@weights.safetensors, torchvision:NAME@random",
+            "python:module:factory": "your own nn.Module",
+        }
+    return {m.family: f"model types {', '.join(m.model_types)}" for m in hook_maps()}

@@ -1,0 +1,119 @@
+"""The sparse kernels equal the dense formulas: values, gradients, and finite differences."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from probe_sae.sae import sparse
+from probe_sae.sae.sparse import PreActivations, SparseCodes
+
+ROWS, D_MODEL, FEATURES, K = 40, 12, 50, 4
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@pytest.fixture
+def weights() -> Weights:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        made = torch.randn(*shape, dtype=torch.float64, generator=generator)
+        return made.requires_grad_()
+
+    return (
+        normal(ROWS, D_MODEL),
+        normal(FEATURES, D_MODEL),
+        normal(FEATURES),
+        normal(FEATURES, D_MODEL),
+    )
+
+
+def _top_mask(pre: Tensor) -> Tensor:
+    return torch.zeros_like(pre).scatter(1, pre.topk(K).indices, 1.0)
+
+
+def _batch_mask(pre: Tensor) -> Tensor:
+    return (pre >= pre.flatten().topk(K * ROWS).values[-1]).double()
+
+
+SELECTIONS: list[tuple[sparse.Select, Callable[[Tensor], Tensor]]] = [
+    (partial(sparse.top_k, k=K), _top_mask),
+    (partial(sparse.batch_top_k, k=K), _batch_mask),
+]
+
+
+@pytest.mark.parametrize(("select", "mask"), SELECTIONS)
+def test_values_and_gradients_equal_the_dense_formula(
+    weights: Weights, select: sparse.Select, mask: Callable[[Tensor], Tensor]
+) -> None:
+    x, W_enc, b_enc, W_dec = weights
+    codes = sparse.encode(x, W_enc, b_enc, select)
+    loss = (sparse.decode(codes, W_dec) - x).pow(2).sum() + codes.values.pow(3).sum()
+    grads = torch.autograd.grad(loss, weights)
+
+    pre = x @ W_enc.T + b_enc
+    dense = pre.relu() * mask(pre)
+    expected = (dense @ W_dec - x).pow(2).sum() + dense.pow(3).sum()
+    expected_grads = torch.autograd.grad(expected, weights)
+
+    assert torch.allclose(sparse.to_dense(codes, FEATURES), dense)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
+    for got, wanted in zip(grads, expected_grads, strict=True):
+        assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_the_decoder_passes_the_finite_difference_test(weights: Weights) -> None:
+    x, W_enc, b_enc, W_dec = weights
+    with torch.no_grad():
+        codes = sparse.encode(x, W_enc, b_enc, partial(sparse.top_k, k=K))
+    values = codes.values.clamp_min(0.1).requires_grad_()
+
+    def decode(values: Tensor, W_dec: Tensor) -> Tensor:
+        return sparse.decode(SparseCodes(values, codes.indices), W_dec)
+
+    assert torch.autograd.gradcheck(decode, (values, W_dec))
+
+
+def test_the_encoder_passes_the_finite_difference_test(weights: Weights) -> None:
+    x, W_enc, b_enc, _ = weights
+
+    def encode(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
+        codes = sparse.encode(x, W_enc, b_enc, partial(sparse.top_k, k=K))
+        return sparse.to_dense(codes, FEATURES)
+
+    assert torch.autograd.gradcheck(encode, (x[:3], W_enc, b_enc), eps=1e-7, atol=1e-5)
+
+
+def test_batch_top_k_is_exact_where_one_row_takes_nearly_all() -> None:
+    x = torch.zeros(ROWS, FEATURES)
+    x[0] = torch.arange(FEATURES) + 100.0
+    x[1:, 0] = torch.arange(ROWS - 1) * 0.001 + 1
+    pre = PreActivations(x, torch.eye(FEATURES), torch.zeros(FEATURES))
+
+    codes = sparse.batch_top_k(pre, k=1.3)
+
+    assert int((codes.values > 0).sum()) == round(ROWS * 1.3)
+    assert int((codes.values[0] > 0).sum()) == FEATURES
+
+
+def test_above_finds_every_firing_however_small_the_guess() -> None:
+    x = torch.rand(ROWS, FEATURES, generator=torch.Generator().manual_seed(1))
+    pre = PreActivations(x, torch.eye(FEATURES), torch.zeros(FEATURES))
+
+    codes = sparse.above(pre, threshold=0.5, guess=1)
+
+    assert torch.equal(sparse.to_dense(codes, FEATURES), x * (x >= 0.5))
+
+
+def test_rows_in_chunks_equal_rows_at_once(
+    monkeypatch: pytest.MonkeyPatch, weights: Weights
+) -> None:
+    x, W_enc, b_enc, _ = (w.detach() for w in weights)
+    whole = PreActivations(x, W_enc, b_enc).top(K).values
+    monkeypatch.setattr(sparse, "CHUNK_ROWS", 7)
+
+    parts = PreActivations(x, W_enc, b_enc).top(K).values
+
+    assert torch.allclose(whole.sort().values, parts.sort().values)

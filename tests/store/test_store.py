@@ -1,0 +1,217 @@
+"""What is written is what is read; what is damaged, hostile or newer is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from probe_sae.errors import SiteNotFound, StoreError
+from probe_sae.store import SiteInfo, Store, StoreWriter, layout, open_store
+
+from .conftest import MakeStore, some_rows
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [("float32", 0), ("float16", 1e-3), ("bfloat16", 1e-2)]
+)
+def test_rows_come_back_as_written(make_store: MakeStore, dtype: str, error: float) -> None:
+    store = make_store([5, 3, 9], dtype=dtype)
+    expected = some_rows([5, 3, 9], 8).sites["site"]
+
+    assert torch.allclose(store.read("site", 0, 17), expected, atol=error, rtol=error)
+    assert torch.equal(store.read("site", 4, 11), store.read("site", 0, 17)[4:11])
+    assert store.context_of_row.tolist() == [0] * 5 + [1] * 3 + [2] * 9
+
+
+def test_contexts_come_back_whole(make_store: MakeStore) -> None:
+    inputs = list(make_store([5, 3]).inputs())
+
+    assert [c.name for c in inputs] == ["doc 0", "doc 1"]
+    assert [[] if c.tokens is None else c.tokens.tolist() for c in inputs] == [
+        [0, 1, 2, 3, 4],
+        [0, 1, 2],
+    ]
+
+
+def test_statistics_of_many_shards_equal_those_of_all_rows(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, [SiteInfo("site", 4, "float32")], "text")
+    parts = [some_rows([7], 4, first=i, seed=i) for i in range(5)]
+    for part in parts:
+        part.sites["site"].add_(1000)
+        writer.append(part)
+        writer.commit()
+    writer.finish({})
+    rows = torch.cat([part.sites["site"] for part in parts]).double()
+
+    seen = open_store(tmp_path).statistics("site")
+
+    assert seen.count == 35
+    assert seen.mean is not None
+    assert seen.scatter is not None
+    assert torch.allclose(seen.mean, rows.mean(0), rtol=1e-12)
+    assert torch.allclose(seen.scatter / 35, rows.var(0, correction=0), rtol=1e-9)
+    assert seen.mean_square_norm == pytest.approx(float(rows.square().sum(1).mean()))
+
+
+def test_a_value_too_large_for_float16_is_refused(tmp_path: Path) -> None:
+    rows = some_rows([3], 4)
+    rows.sites["site"][1, 2] = 7e4
+    writer = StoreWriter(tmp_path, [SiteInfo("site", 4, "float16")], "text")
+
+    with pytest.raises(StoreError, match=r"float16.*--dtype bfloat16"):
+        writer.append(rows)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    rows = some_rows([3], 4)
+    rows.sites["site"][1, 2] = float("nan")
+
+    with pytest.raises(StoreError, match="not finite"):
+        StoreWriter(tmp_path, [SiteInfo("site", 4, "float32")], "text").append(rows)
+
+
+def test_a_shard_without_a_journal_line_does_not_exist(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, [SiteInfo("site", 4, "float32")], "text")
+    writer.append(some_rows([3], 4))
+    writer.commit()
+    (tmp_path / "shard-00001.h5.writing").write_bytes(b"cut short")
+    with (tmp_path / "journal.jsonl").open("a") as journal:
+        journal.write('{"shard": "shard-00001.h5", "ro')
+
+    again = StoreWriter(tmp_path, [SiteInfo("site", 4, "float32")], "text")
+
+    assert (again.rows, again.contexts, again.shards) == (3, 1, 1)
+
+
+def test_a_store_is_plain_hdf5(make_store: MakeStore) -> None:
+    store = make_store([5])
+
+    with h5py.File(store.folder / "shard-00000.h5") as file:
+        acts: Any = file["sites/site/acts"]
+        assert acts[:2].tolist() == store.read("site", 0, 2).tolist()
+
+
+def test_a_site_that_is_not_there_names_what_is_near(make_store: MakeStore) -> None:
+    with pytest.raises(SiteNotFound, match="it has site"):
+        make_store([3]).site("sit")
+
+
+def _manifest(store: Store, **changes: Any) -> None:
+    path = store.folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "version 2; this probe_sae reads version 1. Update"),
+        ({"format": "zip"}, "not the manifest"),
+        ({"rows": 99}, "shards hold 8 rows"),
+        ({"sites": {"other": {"width": 8, "dtype": "float32"}}}, "damaged"),
+        ({"sites": {"site": {"width": 9, "dtype": "float32"}}}, "expected"),
+        ({"sites": {"site": {"width": 8, "dtype": "object"}}}, "object"),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_refused(
+    make_store: MakeStore, changes: dict[str, Any], message: str
+) -> None:
+    store = make_store([8])
+    _manifest(store, **changes)
+
+    with pytest.raises(Exception, match=message) as caught:
+        open_store(store.folder)
+    assert type(caught.value).__module__ == "probe_sae.errors"
+
+
+def test_a_missing_store_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no manifest\.json"):
+        open_store(tmp_path)
+
+
+def _external(file: h5py.File) -> None:
+    file["sites/site/acts"] = h5py.ExternalLink("secret.h5", "/data")
+
+
+def _soft(file: h5py.File) -> None:
+    file["sites/site/acts"] = h5py.SoftLink("/rows/pos")
+
+
+def _outside(file: h5py.File) -> None:
+    file.create_dataset(
+        "sites/site/acts", (8, 8), "<f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
+    )
+
+
+def _virtual(file: h5py.File) -> None:
+    made = h5py.VirtualLayout((8, 8), "<f4")
+    made[:] = h5py.VirtualSource("secret.h5", "data", (8, 8))
+    file.create_virtual_dataset("sites/site/acts", made)
+
+
+def _enormous(file: h5py.File) -> None:
+    file.create_dataset("sites/site/acts", (1 << 40, 8), "<f4", chunks=(1024, 8))
+
+
+def _strings(file: h5py.File) -> None:
+    file.create_dataset("sites/site/acts", data=["a"] * 8)
+
+
+def _shape(file: h5py.File) -> None:
+    file.create_dataset("sites/site/acts", data=np.zeros((8, 7), np.float32))
+
+
+@pytest.mark.parametrize(
+    "attack", [_external, _soft, _outside, _virtual, _enormous, _strings, _shape]
+)
+def test_a_hostile_shard_is_refused(
+    make_store: MakeStore, attack: Callable[[h5py.File], None]
+) -> None:
+    store = make_store([8])
+    with h5py.File(store.folder / "shard-00000.h5", "r+") as file:
+        del file["sites/site/acts"]
+        attack(file)
+
+    with pytest.raises(StoreError, match=r"refused|expected|half written"):
+        open_store(store.folder)
+
+
+def test_a_journal_cannot_name_files_outside(make_store: MakeStore) -> None:
+    store = make_store([8])
+    path = store.folder / "journal.jsonl"
+    path.write_text(path.read_text().replace("shard-00000.h5", "../other.h5"))
+
+    with pytest.raises(StoreError, match="no shard"):
+        open_store(store.folder)
+
+
+def test_half_a_shard_is_refused(make_store: MakeStore) -> None:
+    store = make_store([8])
+    shard = store.folder / "shard-00000.h5"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+
+    with pytest.raises(StoreError):
+        open_store(store.folder)
+
+
+def test_every_changed_byte_of_a_shard_is_found(make_store: MakeStore) -> None:
+    store = make_store([8])
+    shard = store.folder / "shard-00000.h5"
+    whole = shard.read_bytes()
+
+    for place in range(0, len(whole), 997):
+        shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert store.verify() == ["shard-00000.h5: its bytes are not those that were written"]
+    shard.write_bytes(whole)
+    assert store.verify() == []
+
+
+def test_chunks_are_of_some_megabytes() -> None:
+    for width in (16, 768, 4096, 100_000):
+        size = layout.chunk_rows(width, "float16") * width * 2
+        assert size <= layout.CHUNK_BYTES or layout.chunk_rows(width, "float16") == 1
+        assert size > layout.CHUNK_BYTES // 4

@@ -1,0 +1,68 @@
+"""One epoch is each row once, in an order of the seed's own; held-out contexts stay out."""
+
+import pytest
+import torch
+
+from probe_sae.errors import SettingsError
+from probe_sae.store import Store, StoreStream, TensorStream, held_out_contexts, stream
+
+from .conftest import MakeStore
+
+
+@pytest.fixture
+def store(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(stream, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(stream, "BUFFER_BYTES", 64 * 8 * 4)
+    return make_store([50, 70, 33, 90], width=8)
+
+
+def _sorted(rows: torch.Tensor) -> list[list[float]]:
+    return sorted(rows.tolist())
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, 500])
+def test_an_epoch_reads_each_row_once(store: Store, batch: int) -> None:
+    batches = list(StoreStream(store, "site", seed=3).epoch(0, batch))
+
+    assert _sorted(torch.cat(batches)) == _sorted(store.read("site", 0, store.rows))
+    assert all(len(rows) == batch for rows in batches[:-1])
+
+
+def test_epochs_and_seeds_have_orders_of_their_own(store: Store) -> None:
+    def order(seed: int, epoch: int) -> torch.Tensor:
+        return torch.cat(list(StoreStream(store, "site", seed).epoch(epoch, 32)))
+
+    assert torch.equal(order(0, 0), order(0, 0))
+    assert not torch.equal(order(0, 0), order(0, 1))
+    assert not torch.equal(order(0, 0), order(1, 0))
+
+
+def test_training_and_held_out_rows_share_no_context(store: Store) -> None:
+    held = held_out_contexts(store.contexts, 0.5, seed=1)
+    seen = torch.cat(list(StoreStream(store, "site", 0, ~held).epoch(0, 32)))
+    unseen = torch.cat(list(StoreStream(store, "site", 0, held).in_order(32)))
+
+    assert 0 < held.sum() < len(held)
+    assert _sorted(torch.cat([seen, unseen])) == _sorted(store.read("site", 0, store.rows))
+
+
+def test_the_split_keeps_its_share_and_does_not_depend_on_what_follows() -> None:
+    held = held_out_contexts(20_000, 0.1, seed=5)
+
+    assert held.mean() == pytest.approx(0.1, abs=0.01)
+    assert (held_out_contexts(100, 0.1, seed=5) == held[:100]).all()
+    assert (held_out_contexts(20_000, 0.1, seed=6) != held).any()
+
+
+def test_no_rows_left_is_an_error(store: Store) -> None:
+    with pytest.raises(SettingsError, match="no rows"):
+        StoreStream(store, "site", 0, held_out_contexts(store.contexts, 0.0, 0))
+
+
+def test_a_tensor_streams_like_a_store() -> None:
+    rows = torch.randn(100, 4)
+
+    batches = list(TensorStream(rows, seed=0).epoch(0, 32))
+
+    assert [len(b) for b in batches] == [32, 32, 32, 4]
+    assert _sorted(torch.cat(batches)) == _sorted(rows)

@@ -1,0 +1,72 @@
+"""An output is whole or absent."""
+
+from pathlib import Path
+
+import pytest
+
+from probe_sae.errors import OutputExists, ProbeSaeError
+from probe_sae.outputs import refuse_partial, whole_folder, write_whole
+
+
+def _interrupted(out: Path, *, keep: bool) -> None:
+    with whole_folder(out, keep=keep) as folder:
+        write_whole(folder / "a.txt", "a")
+        raise KeyboardInterrupt
+
+
+def test_a_finished_folder_appears_under_its_name(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "out") as folder:
+        write_whole(folder / "a.txt", "a")
+        assert not (tmp_path / "out").exists()
+
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failed_block_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(tmp_path / "out", keep=False)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unfinished_work_worth_keeping_is_continued_only_when_asked(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(tmp_path / "out", keep=True)
+
+    with (
+        pytest.raises(OutputExists, match="--resume"),
+        whole_folder(tmp_path / "out", keep=True),
+    ):
+        pass
+    with whole_folder(tmp_path / "out", keep=True, resume=True) as folder:
+        assert (folder / "a.txt").read_text() == "a"
+
+
+def test_finished_work_is_never_overwritten_without_force(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with whole_folder(out) as folder:
+        write_whole(folder / "a.txt", "old")
+
+    with pytest.raises(OutputExists, match="--force"), whole_folder(out):
+        pass
+    with pytest.raises(ValueError, match="failed"), whole_folder(out, force=True):
+        raise ValueError("failed")
+    assert (out / "a.txt").read_text() == "old"
+    with whole_folder(out, force=True) as folder:
+        write_whole(folder / "a.txt", "new")
+    assert (out / "a.txt").read_text() == "new"
+
+
+def test_two_writers_of_one_output_are_kept_apart(tmp_path: Path) -> None:
+    with (
+        whole_folder(tmp_path / "out"),
+        pytest.raises(OutputExists, match="another process"),
+        whole_folder(tmp_path / "out"),
+    ):
+        pass
+
+
+def test_unfinished_work_is_no_input(tmp_path: Path) -> None:
+    with pytest.raises(ProbeSaeError, match="unfinished"):
+        refuse_partial(tmp_path / "store.partial")
