@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from probe_sae.progress import progress
 from probe_sae.sae import SAE
@@ -61,17 +63,38 @@ def firings(
     """
     with progress(what, store.rows) as advance:
         for shard in store.shards:
-            for start in range(shard.first_row, shard.first_row + shard.rows, BLOCK_ROWS):
-                stop = min(start + BLOCK_ROWS, shard.first_row + shard.rows)
-                columns = store.columns(start, stop)
-                context = columns["context"].astype(np.int64)
-                wanted = contexts[context]
-                if wanted.any():
+            columns = store.columns(shard.first_row, shard.first_row + shard.rows)
+            for part in whole_contexts(columns["context"]):
+                context = columns["context"][part].astype(np.int64)
+                wanted = np.flatnonzero(contexts[context])
+                if len(wanted):
                     token = columns.get("token")
-                    tokens = _classes(context, labels) if token is None else token.astype(np.int64)
-                    pos = columns["pos"].astype(np.int64)
-                    yield _block(sae, store, site, start, stop, wanted, context, pos, tokens)
-                advance(stop - start)
+                    tokens = _classes(context, labels) if token is None else token[part]
+                    yield _firings(
+                        sae,
+                        store.read(site, shard.first_row + part.start, shard.first_row + part.stop),
+                        wanted,
+                        shard.first_row + part.start,
+                        context,
+                        columns["pos"][part].astype(np.int64),
+                        tokens.astype(np.int64),
+                    )
+                advance(part.stop - part.start)
+
+
+def whole_contexts(context: NDArray[Any]) -> Iterator[slice]:
+    """Yield slices of about `BLOCK_ROWS` rows that cut no context in two.
+
+    Args:
+        context: the context of each row, [rows]; the rows of one are beside each other.
+    """
+    ends = np.append(np.flatnonzero(np.diff(context)) + 1, len(context))
+    start = 0
+    while start < len(context):
+        place = np.searchsorted(ends, start + BLOCK_ROWS)
+        stop = int(ends[min(int(place), len(ends) - 1)])
+        yield slice(start, stop)
+        start = stop
 
 
 def _classes(context: NDArray[np.int64], labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
@@ -79,32 +102,30 @@ def _classes(context: NDArray[np.int64], labels: NDArray[np.int64] | None) -> ND
 
 
 @torch.no_grad()
-def _block(
+def _firings(
     sae: SAE,
-    store: Store,
-    site: str,
-    start: int,
-    stop: int,
-    wanted: NDArray[np.bool_],
+    rows: Tensor,
+    wanted: NDArray[np.int64],
+    first_row: int,
     context: NDArray[np.int64],
     pos: NDArray[np.int64],
     token: NDArray[np.int64],
 ) -> Firings:
-    numbers = np.flatnonzero(wanted)
-    rows = store.read(site, start, stop)[torch.from_numpy(numbers)]
-    values, indices = (part.numpy() for part in sae.encode_sparse(rows))
+    """Encode the wanted rows of a block and return their firings, sorted by feature."""
+    codes = sae.encode_sparse(rows[torch.from_numpy(wanted)])
+    values, indices = codes.values.numpy(), codes.indices.numpy()
     local, place = np.nonzero(values > 0)
     feature = indices[local, place]
     order = np.argsort(feature, kind="stable")
     feature, local, place = feature[order], local[order], place[order]
-    at = numbers[local]
+    at = wanted[local]
     return Firings(
-        len(numbers),
+        len(wanted),
         feature.astype(np.int64),
-        at + start,
+        at + first_row,
         values[local, place].astype(np.float64),
         context[at],
         pos[at],
         token[at],
-        token[numbers],
+        token[wanted],
     )

@@ -76,7 +76,8 @@ def feature_map(W_dec: Tensor, alive: NDArray[np.bool_], seed: int) -> Map:
         from sklearn.cluster import HDBSCAN
 
         smallest = max(5, len(numbers) // 400)
-        cluster[numbers] = HDBSCAN(min_cluster_size=smallest).fit_predict(places.copy())
+        options: dict[str, Any] = {"min_cluster_size": smallest, "copy": True}
+        cluster[numbers] = HDBSCAN(**options).fit_predict(places)
     return Map(x, y, cluster)
 
 

@@ -200,7 +200,7 @@ def _torchvision_images(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8]
         ) from problem
     for i in range(len(data)):
         image, label = data[i]
-        pixels = np.asarray(image, dtype=np.uint8)
+        pixels = np.array(image, dtype=np.uint8)
         yield f"{recipe.name} {i}", pixels[..., None] if pixels.ndim == 2 else pixels, int(label)
 
 
@@ -219,7 +219,7 @@ def _image_files(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]
             with Image.open(root / name) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise DatasetError(f"{root / name} has over {MAX_PIXELS:,} pixels.")
-                pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
+                pixels = np.array(image.convert("RGB"), dtype=np.uint8)
         except (OSError, ValueError, Image.DecompressionBombError) as problem:
             raise DatasetError(f"cannot read the image {root / name}: {problem}") from problem
         parent = Path(name).parent.as_posix()

@@ -31,6 +31,7 @@
     main.replaceChildren(content);
     main.dataset.ready = location.hash || "#/";
     scrollTo(0, 0);
+    if (turn > 1 && document.activeElement?.id !== "search") main.focus({ preventScroll: true });
   }
 
   function lost(route) {

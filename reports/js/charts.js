@@ -129,6 +129,7 @@
     return {
       ...layout, ...themed, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, family: "system-ui, sans-serif", size: 13 }, margin: { l: 56, r: 20, t: 32, b: 48 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: probe.colour("quiet"), activecolor: ink },
       colorway: [probe.colour("accent")], hoverlabel: { font: { family: "system-ui, sans-serif" } },
     };
   };
@@ -144,7 +145,10 @@
         const { data, layout } = figures[name];
         const place = el("div", { class: "plotly", style: { height: `${layout.height || 320}px` } });
         frame.replaceChildren(place);
-        const draw = () => library.react(place, data, probe.plotlyLayout(layout), { displaylogo: false, responsive: true });
+        const draw = () => library.react(place, data, probe.plotlyLayout(layout), {
+          displaylogo: false, responsive: true,
+          modeBarButtons: [["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"], ["toImage"]],
+        });
         await draw();
         addEventListener("themechange", () => place.isConnected && draw());
         button.remove();

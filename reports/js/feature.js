@@ -52,7 +52,7 @@
       ["Density", "density", el("span", { tip: probe.oneIn(feature.density), text: probe.percent(feature.density) })],
       ["Firings", "firings", probe.number(feature.firings)],
       ["Maximum", "max", probe.number(feature.max, 4)], ["Mean", "mean", probe.number(feature.mean)],
-      ["Mean of all rows", "mean_activation", probe.number(feature.meanActivation)],
+      ["Row mean", "mean_activation", probe.number(feature.meanActivation)],
       ["Deviation", "std", probe.number(feature.std)], ["Skew", "skew", probe.number(feature.skew)],
       ["Kurtosis", "kurtosis", probe.number(feature.kurtosis)], ["Decoder norm", "decoder_norm", probe.number(feature.norm)],
       ["Module", "module", module],

@@ -74,6 +74,7 @@
       el("h2", { text: "How to read this report" }),
       el("p", { text: "A feature is one direction of the dictionary. It fires on a row – a token, or a patch of an image – when its activation there is above zero. Colour shows activation as a share of the feature's own maximum; the outlined place is the one that the example was chosen for." }),
       el("p", { text: "“Top” holds the strongest firings and flatters every feature. “Random” is a fair sample of all firings: trust a label only when it fits those too." }),
+      el("p", { text: "Numbers are the analysis's own; activations of the tokens around an example are kept in 255 steps of the feature's maximum, hence the “≈” in their tooltips." }),
       el("h3", { text: "Keys" }),
       el("dl", { class: "keys" }, KEYS.map(([keys, does]) => [el("dt", {}, keys.split(/ +/).map((key) => el("kbd", { text: key }))), el("dd", { text: does })])),
       el("h3", { text: "Your labels and notes" }),

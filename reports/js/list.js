@@ -2,6 +2,7 @@
 // The list of features: only the rows in view exist.
 (function (probe) {
   const { el } = probe;
+  let left = null; // where the list was when it was left, to come back to
   const HEIGHT = 40;
   const SPARE = 6;
   const COLUMNS = [
@@ -59,8 +60,11 @@
   probe.list = async function (route) {
     const state = Object.fromEntries(["q", "sort", "from", "to", "module", "starred", "dead"].map((name) => [name, route.query.get(name) || ""]));
     const search = document.getElementById("search");
-    if (document.activeElement === search && search.value.trim()) state.q = search.value;
-    else search.value = state.q;
+    // While this page was being made, a person may have typed on.
+    if (document.activeElement === search && search.value.trim() && search.value !== state.q) {
+      state.q = search.value;
+      probe.keep("features", state);
+    } else search.value = state.q;
     let [order, cursor, sparks] = [[], -1, null];
     const [low] = probe.report.manifest.density_histogram.edges;
     const top = el("tr", { "aria-hidden": "true" });
@@ -130,16 +134,23 @@
       else if (event.key === "k") move(-1);
       else if (event.key === "Enter" && cursor >= 0 && !event.target.closest("a")) location.hash = `#/feature/${order[cursor]}`;
     };
+    let place = 0;
+    scroller.addEventListener("scroll", () => { place = scroller.scrollTop; });
     addEventListener("searching", searched);
     addEventListener("keydown", keys);
     addEventListener("noteschange", choose);
     probe.leave = () => {
       sized.disconnect();
+      left = { state: JSON.stringify(state), place, cursor };
       removeEventListener("searching", searched);
       removeEventListener("keydown", keys);
       removeEventListener("noteschange", choose);
     };
     choose();
+    if (left && left.state === JSON.stringify(state)) {
+      const { place: before, cursor: row } = left;
+      probe.later(() => { scroller.scrollTop = before; cursor = row; drawRows(); });
+    }
     probe.later(async () => { try { sparks = await probe.sparks(); drawRows(); } catch (error) { probe.say(error.message); } });
     document.title = "Features · probe_sae";
     return el("div", { class: "page list" },

@@ -11,10 +11,10 @@
     const inside = modules.reduce((sum, { size }) => sum + size, 0);
     return el("div", { class: "page modules" }, el("h1", { text: "Modules" }),
       el("p", { class: "lead", text: modules.length
-        ? `${probe.number(modules.length)} communities of features that fire on the same rows more than chance would have it. ${probe.number(inside)} of ${probe.number(alive)} features that fire belong to one.`
+        ? `${probe.number(modules.length)} communities of features that fire on the same rows more than chance would have it. ${probe.number(inside)} of ${probe.number(alive)} features that fire belong to one. Each is shown with the tokens that are commonest for most of its members.`
         : "No community of features that fire together was found." }),
       el("ul", { class: "module-list" }, modules.slice(0, 300).map(({ module, size, mean_density: density }) => el("li", { class: "card" },
-        el("a", { class: "card-link", href: `#/module/${module}` }, el("b", { text: `Module ${module}` }), el("span", { class: "quiet", text: ` ${probe.number(size)} features · mean density ${probe.percent(density)}` })),
+        el("a", { class: "card-link", href: `#/module/${module}` }, el("b", { text: `Module ${module}` }), probe.tokensOfModule(module).map((text) => probe.chip(text)), el("span", { class: "quiet", text: ` ${probe.number(size)} features · mean density ${probe.percent(density)}` })),
         el("div", { class: "members" }, names(probe.members(module), 8), size > 8 && el("span", { class: "quiet", text: `+ ${probe.number(size - 8)}` }))))),
       modules.length > 300 && el("p", { class: "quiet", text: `The ${probe.number(modules.length - 300)} smallest are not shown here; the list filters by module.` }));
   };
@@ -53,7 +53,7 @@
     const members = probe.members(found.module);
     probe.order = members;
     return el("div", { class: "page modules" },
-      el("p", { class: "eyebrow" }, el("a", { href: "#/modules", text: "Modules" })), el("h1", { text: `Module ${found.module}` }),
+      el("p", { class: "eyebrow" }, el("a", { href: "#/modules", text: "Modules" })), el("h1", {}, `Module ${found.module} `, el("span", { class: "name" }, probe.tokensOfModule(found.module).map((text) => probe.chip(text)))),
       el("p", { class: "lead", text: `${probe.number(found.size)} features that fire together, on ${probe.percent(found.mean_density)} of the rows each on average.` }),
       el("p", { class: "buttons" }, el("a", { class: "button", href: `#/features?module=${found.module}`, text: "As a list" }), el("a", { class: "button", href: `map.html#?colour=module&module=${found.module}`, text: "On the map" })),
       el("div", { class: "columns" }, await together(members),

@@ -14,7 +14,7 @@
 
   // A value of the report's facts as one line of text.
   function line(value) {
-    if (Array.isArray(value)) return value.map(line).join(", ");
+    if (Array.isArray(value)) return value.length > 8 ? `${value.length} values` : value.map(line).join(", ");
     if (isTable(value)) return Object.entries(value).map(([key, item]) => `${key} ${line(item)}`).join(" · ");
     return typeof value === "number" ? probe.number(value, 5) : String(value);
   }

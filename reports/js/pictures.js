@@ -27,7 +27,8 @@
   // A picture with its heat map; on a grid of one patch there is no heat to show.
   probe.picturePlate = function (example, picture, feature, vocabulary) {
     const [rows, columns] = probe.report.manifest.layout.grid;
-    const kind = picture.label ? probe.tokenText(vocabulary, picture.label) : "no class";
+    const named = picture.label ? probe.visible(probe.tokenText(vocabulary, picture.label)) : "no class";
+    const kind = /^\d+$/.test(named) ? `class ${named}` : named;
     const text = `${kind}, activation ${probe.number(example.value)}`;
     const image = picture.file
       ? el("img", { src: picture.file, alt: text, width: picture.width, height: picture.height, loading: "lazy", decoding: "async" })
@@ -40,7 +41,7 @@
     return el("figure", { class: "plate" },
       el("div", {
         class: "picture", role: "img", "aria-label": text, style: { "aspect-ratio": `${picture.width} / ${picture.height}` },
-        tip: [`${probe.visible(picture.name)}`, `class: ${kind}`, `activation ${probe.number(example.value, 4)} (${probe.percent(example.value / feature.max)} of maximum)`,
+        tip: [`${probe.visible(picture.name)}`, kind, `activation ${probe.number(example.value, 4)} (${probe.percent(example.value / feature.max)} of maximum)`,
           rows * columns > 1 ? `outlined: row ${y + 1}, column ${x + 1}; fires on ${example.fired.size} of ${rows * columns} patches` : ""].filter(Boolean),
       }, image, rows * columns > 1 && drawHeat(example, rows, columns), mark),
       el("figcaption", {}, el("b", { text: probe.number(example.value) }), " ", el("bdi", { text: kind })));

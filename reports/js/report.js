@@ -40,6 +40,16 @@
     return probe.report.members.get(module) || [];
   };
 
+  // What a module is about: the tokens that come first with most of its members.
+  probe.tokensOfModule = function (module, most = 4) {
+    const counts = new Map();
+    for (const id of probe.members(module)) {
+      const [token] = probe.tokensOf(id);
+      if (token !== undefined) counts.set(token, (counts.get(token) || 0) + 1);
+    }
+    return [...counts].sort((a, b) => b[1] - a[1]).slice(0, most).map(([token]) => token);
+  };
+
   // Place on the map, 0 to 1, or null for a feature that is not on it.
   probe.place = (feature) => {
     const { x, y } = probe.report.index;

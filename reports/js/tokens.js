@@ -63,8 +63,8 @@
       if (/^\r?\n$/.test(part)) {
         if (glyphs || !breaks) span.append(glyph("↵"));
         if (breaks) span.append("\n");
-      } else if (part === "\t") span.append(glyphs ? glyph("→") : "", glyphs ? "   " : "\t");
-      else if (/^ +$/.test(part)) span.append(glyphs ? glyph("·".repeat(part.length)) : part);
+      } else if (part === "\t") span.append(...(glyphs ? [glyph("→"), "   "] : ["\t"]));
+      else if (/^ +$/.test(part)) span.append(...(glyphs ? [glyph("·".repeat(part.length)), el("wbr")] : [part]));
       else {
         span.append(part.replace(HIDDEN, (char) => (char < " " ? String.fromCharCode(0x2400 + char.charCodeAt(0))
           : `‹${char.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}›`)));

@@ -85,10 +85,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         switches.append("--no-sandbox")
     for switch in " ".join(switches).split():
         options.add_argument(switch)
-    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND")
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = Chrome(options=options, service=Service(paths[1]))
     driver.set_script_timeout(20)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A `Page` of that browser; the test must leave the console empty."""
+    found = _load("browser_page").Page(browser)
+    found.complaints()
+    yield found
+    assert found.complaints() == []

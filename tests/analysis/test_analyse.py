@@ -1,0 +1,328 @@
+"""Every result equals brute force over the dense code matrix."""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from probe_sae.analysis import Analysis, TextInputs, analyse, codes, load_analysis
+from probe_sae.analysis.result import RANDOM, TOP, Features
+from probe_sae.analysis.tally import BINS
+from probe_sae.errors import FormatError, OutputExists
+from probe_sae.sae import SAE, BatchTopK, Trained
+from probe_sae.store import ContextInput, RecordedRows, SiteInfo, Store, StoreWriter, open_store
+
+BOS, VOCABULARY, FEATURES, WIDTH = 9, 10, 60, 12
+
+
+def make_store(folder: Path, contexts: int = 70) -> Store:
+    """Return a store of three shards; each context is BOS and then tokens 0 to 8."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    writer = StoreWriter(folder, [SiteInfo("site", WIDTH, "float32")], "text")
+    for index in range(contexts):
+        length = int(generator.integers(1, 40))
+        tokens = generator.integers(0, BOS, length).astype(np.int32)
+        start = int(generator.integers(0, 3)) * 40
+        data = torch.from_numpy(generator.standard_normal((length, WIDTH)).astype(np.float32))
+        context = np.full(length, index, np.uint32)
+        columns = {
+            "context": context,
+            "doc": context // 2,
+            "pos": (start + np.arange(length)).astype(np.uint32),
+            "token": tokens,
+        }
+        whole = np.concatenate([[BOS], tokens]).astype(np.int32)
+        inputs = ContextInput(index, index // 2, f"doc {index // 2}", start, whole)
+        writer.append(
+            RecordedRows({"site": data + torch.from_numpy(tokens)[:, None] / 9}, columns, [inputs])
+        )
+        if index in (20, 50):
+            writer.commit()
+    writer.finish({"host": {}, "dataset": {}, "special": [BOS]})
+    pieces = [chr(97 + i) for i in range(VOCABULARY)]
+    (folder / "vocabulary.json").write_text(json.dumps(pieces))
+    return open_store(folder)
+
+
+def make_sae() -> SAE:
+    generator = torch.Generator().manual_seed(5)
+    sae = SAE(BatchTopK(features=FEATURES, k=5), WIDTH, generator=generator)
+    sae.calibrate(torch.randn(2000, WIDTH, generator=generator))
+    with torch.no_grad():
+        sae.b_enc[7] = -1e9
+        sae.b_enc[8] = 3.0
+    return sae.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("analysis") / "store")
+
+
+@pytest.fixture(scope="module")
+def dense(store: Store) -> NDArray[np.float64]:
+    return make_sae().encode(store.read("site", 0, store.rows)).double().numpy()
+
+
+@pytest.fixture(scope="module")
+def analysis(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    folder = tmp_path_factory.mktemp("analysis") / "analysis"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(codes, "BLOCK_ROWS", 10_000)
+        return analyse(Trained(make_sae()), store, folder)
+
+
+def test_statistics_equal_brute_force(analysis: Analysis, dense: NDArray[np.float64]) -> None:
+    features = analysis.features
+    for i in range(FEATURES):
+        fired = dense[:, i][dense[:, i] > 0]
+        assert features.firings[i] == len(fired)
+        assert features.density[i] == len(fired) / len(dense)
+        assert features.mean_activation[i] == pytest.approx(dense[:, i].mean(), rel=1e-5)
+        assert features.max[i] == pytest.approx(fired.max(initial=0), rel=1e-6)
+        if len(fired) > 3:
+            centred = (fired - fired.mean()) / fired.std()
+            assert features.mean[i] == pytest.approx(fired.mean(), rel=1e-5)
+            assert features.std[i] == pytest.approx(fired.std(), rel=1e-3)
+            assert features.skew[i] == pytest.approx((centred**3).mean(), abs=1e-3)
+            assert features.kurtosis[i] == pytest.approx((centred**4).mean(), abs=1e-2)
+
+
+def test_a_dead_feature_has_no_statistics(analysis: Analysis) -> None:
+    assert analysis.features.firings[7] == 0
+    assert np.isnan(analysis.features.mean[7])
+    assert np.isnan(analysis.features.x[7])
+    assert analysis.features.module[7] == -1
+
+
+def test_histograms_equal_brute_force(analysis: Analysis, dense: NDArray[np.float64]) -> None:
+    for i in range(FEATURES):
+        fired = dense[:, i][dense[:, i] > 0]
+        top = float(analysis.features.histogram_top[i])
+        if len(fired):
+            expected, _ = np.histogram(fired, BINS, (0, top))
+            assert analysis.features.histogram[i].tolist() == expected.tolist()
+            assert top / 2 <= fired.max() < top
+
+
+def test_quantiles_are_right_to_half_a_bin(analysis: Analysis, dense: NDArray[np.float64]) -> None:
+    for i in range(FEATURES):
+        fired = dense[:, i][dense[:, i] > 0]
+        if len(fired) > 20:
+            exact = np.quantile(fired, (0.1, 0.25, 0.5, 0.75, 0.9), method="inverted_cdf")
+            width = analysis.features.histogram_top[i] / (BINS * 4)
+            assert np.abs(analysis.features.quantiles[i] - exact).max() <= width
+
+
+def test_top_examples_equal_brute_force(
+    analysis: Analysis, dense: NDArray[np.float64], store: Store
+) -> None:
+    context = store.context_of_row
+    examples = analysis.examples
+    for i in range(FEATURES):
+        best = np.array([dense[context == c, i].max() for c in range(store.contexts)])
+        expected = np.sort(best[best > 0])[::-1][:20]
+        part = examples.of(i)
+        shown = examples.value[part][examples.kind[part] == TOP]
+        assert np.allclose(shown, expected, rtol=1e-6)
+        assert examples.rank[part][examples.kind[part] == TOP].tolist() == list(range(len(shown)))
+
+
+def test_random_examples_are_firings_without_repeats(
+    analysis: Analysis, dense: NDArray[np.float64]
+) -> None:
+    examples = analysis.examples
+    for i in range(FEATURES):
+        part = examples.of(i)
+        drawn = examples.value[part][examples.kind[part] == RANDOM]
+        fired = np.sort(dense[:, i][dense[:, i] > 0])
+        assert len(drawn) == min(40, len(fired))
+        assert np.isin(drawn, fired.astype(np.float32)).all()
+        assert len(set(drawn.tolist())) == len(drawn)
+
+
+def test_random_examples_are_uniform(store: Store, tmp_path: Path) -> None:
+    """Over seeds, each firing of a feature that always fires is drawn about equally often."""
+    from probe_sae.analysis.codes import firings
+    from probe_sae.analysis.examples import Best, lottery
+
+    chosen = np.ones(store.contexts, np.bool_)
+    (block,) = [
+        b for b in firings(make_sae(), store, "site", chosen) if b.row[0] < store.shards[0].rows
+    ]
+    drawn = np.zeros(store.rows)
+    for seed in range(300):
+        best = Best(FEATURES, 10)
+        best.add(lottery(block, seed))
+        result = best.result()
+        mine = result.feature == 8
+        rows = {(c, p): r for c, p, r in zip(block.context, block.pos, block.row, strict=True)}
+        for c, p in zip(result.context[mine], result.pos[mine], strict=True):
+            drawn[rows[c, p]] += 1
+    count = int((block.feature == 8).sum())
+    expected = 300 * 10 / count
+    counts = drawn[block.row[block.feature == 8]]
+
+    assert counts.sum() == 3000
+    assert ((counts - expected) ** 2 / expected).sum() < 1.3 * count
+
+
+def test_examples_carry_every_firing_of_their_context(
+    analysis: Analysis, dense: NDArray[np.float64], store: Store
+) -> None:
+    examples, inputs = analysis.examples, analysis.inputs
+    assert isinstance(inputs, TextInputs)
+    pos, row_context = store.column("pos"), store.context_of_row
+    kept = [c for c in store.inputs() if c.index in set(row_context.tolist())]
+    starts = {tuple(c.tokens.tolist()): c for c in kept if c.tokens is not None}
+    for e in range(0, len(examples.feature), 17):
+        number = examples.context[e]
+        tokens = inputs.tokens[inputs.offsets[number] : inputs.offsets[number + 1]]
+        context = starts[tuple(tokens.tolist())]
+        mine = row_context == context.index
+        column = dense[mine, examples.feature[e]]
+        fired = np.flatnonzero(column)
+        part = slice(examples.offsets[e], examples.offsets[e + 1])
+        assert examples.fired_position[part].tolist() == (fired + 1).tolist()
+        assert np.allclose(examples.fired_value[part], column[fired], rtol=1e-6)
+        at = int(examples.position[e]) - 1
+        assert column[at] == pytest.approx(examples.value[e], rel=1e-6)
+        assert tokens[at + 1] == store.column("token")[mine][at]
+        assert pos[mine][at] == context.start + at
+
+
+def test_co_firing_equals_brute_force(analysis: Analysis, dense: NDArray[np.float64]) -> None:
+    fires = (dense > 0).astype(np.float64)
+    both = fires.T @ fires
+    with np.errstate(invalid="ignore", divide="ignore"):
+        phi = np.corrcoef(fires.T)
+    features = analysis.features
+    for i in range(FEATURES):
+        for j, value, count in zip(
+            features.cofiring_ids[i],
+            features.cofiring_phis[i],
+            features.cofiring_counts[i],
+            strict=True,
+        ):
+            if j >= 0:
+                assert count == both[i, j]
+                assert value == pytest.approx(phi[i, j], abs=1e-5)
+        candidates = phi[i] * (both[i] >= 2) * (np.arange(FEATURES) != i)
+        expected = np.sort(np.nan_to_num(candidates))[::-1][:8]
+        assert np.allclose(features.cofiring_phis[i], expected.clip(0), atol=1e-5)
+
+
+def test_token_counts_equal_brute_force(
+    analysis: Analysis, dense: NDArray[np.float64], store: Store
+) -> None:
+    token = store.column("token")
+    for i in range(FEATURES):
+        fired = token[dense[:, i] > 0]
+        counts = np.bincount(fired, minlength=VOCABULARY)
+        shares = np.sort(counts / max(1, len(fired)))[::-1][:8]
+        assert np.allclose(analysis.features.token_shares[i], shares, atol=1e-6)
+        best = analysis.features.token_ids[i, 0]
+        if len(fired):
+            assert counts[best] == counts.max()
+            base = (token == best).mean()
+            assert analysis.features.token_lifts[i, 0] == pytest.approx(
+                counts[best] / len(fired) / base, rel=1e-5
+            )
+
+
+def test_nearest_features_equal_brute_force(analysis: Analysis) -> None:
+    cosines = (make_sae().W_dec @ make_sae().W_dec.T).fill_diagonal_(-2).sort(descending=True)
+
+    assert np.allclose(analysis.features.nearest_cosines, cosines.values[:, :8], atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_the_size_of_blocks_changes_nothing(
+    analysis: Analysis, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """Blocks smaller than a context as well."""
+    monkeypatch.setattr(codes, "BLOCK_ROWS", block)
+    other = analyse(Trained(make_sae()), store, tmp_path / "other")
+
+    assert np.allclose(analysis.examples.value, other.examples.value)
+    assert np.array_equal(analysis.examples.position, other.examples.position)
+
+    for field in fields(Features):
+        one, two = getattr(analysis.features, field.name), getattr(other.features, field.name)
+        assert np.allclose(one, two, equal_nan=True), field.name
+
+
+def test_an_analysis_comes_back_as_written(analysis: Analysis, tmp_path: Path) -> None:
+    analysis.save(tmp_path)
+    loaded = load_analysis(tmp_path)
+
+    for name in ("features", "examples", "inputs"):
+        one, two = getattr(analysis, name), getattr(loaded, name)
+        for field in fields(one):
+            a, b = getattr(one, field.name), getattr(two, field.name)
+            if isinstance(a, np.ndarray):
+                assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), field.name
+            else:
+                assert a == b, field.name
+    assert loaded.table().shape[0] == FEATURES
+
+
+def _change(change: Callable[[h5py.File], Any]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        with h5py.File(folder / "analysis.h5", "r+") as file:
+            change(file)
+
+    return apply
+
+
+def _delete(file: h5py.File) -> None:
+    del file["features/density"]
+
+
+def _far(file: h5py.File) -> None:
+    data: Any = file["examples/context"]
+    data[0] = 10**6
+
+
+def _newer(folder: Path) -> None:
+    path = folder / "analysis.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "analysis.h5"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_change(_delete), "lacks density"),
+        (_change(_far), "out of range"),
+        (_newer, "version 2"),
+        (_cut, "not a readable HDF5 file"),
+    ],
+)
+def test_a_damaged_analysis_is_refused(
+    analysis: Analysis, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    analysis.save(tmp_path)
+    spoil(tmp_path)
+
+    with pytest.raises(FormatError, match=message):
+        load_analysis(tmp_path)
+
+
+def test_a_finished_analysis_is_not_overwritten(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+
+    with pytest.raises(OutputExists):
+        analyse(Trained(make_sae()), store, tmp_path / "a")

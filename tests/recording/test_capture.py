@@ -1,0 +1,231 @@
+"""What was recorded is what a plain hook sees, without padding or special tokens."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from probe_sae.errors import DatasetError, OutputExists, SettingsError, ShapeError, StoreError
+from probe_sae.host import Host, load_host
+from probe_sae.recording import CaptureSettings, Recipe, batches, capture, load_dataset
+from probe_sae.store import Store, StoreWriter, layout
+
+SITE = "blocks.1.resid_post"
+SMALL = CaptureSettings(max_length=16, batch_size=4, dtype="float32")
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Recipe:
+    """Documents of very different lengths, so that every batch has padding."""
+    path = tmp_path / "texts.jsonl"
+    words = ["import os\n", "x = 1\n", "def f(a, b):\n    return a + b\n", "caf\u00e9 \U0001f600\n"]
+    lines = [json.dumps({"text": words[i % 4] * (1 + i % 7)}) for i in range(23)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return load_dataset(path)
+
+
+def plain(host: Host, recipe: Recipe, module: str) -> torch.Tensor:
+    """Return rows by a hand-written hook, one context at a time: no batch, no padding."""
+    kept: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
+
+    def hook(_: Any, __: Any, output: Any) -> None:
+        seen.append((output if isinstance(output, torch.Tensor) else output[0]).clone())
+
+    handle = host.model.get_submodule(module).register_forward_hook(hook)
+    for batch in batches(host, recipe, max_length=16, batch_size=1):
+        with torch.no_grad():
+            host.model(input_ids=batch.inputs["input_ids"])
+        special = set(host.tokenizer.all_special_ids)
+        ids = batch.inputs["input_ids"][0].tolist()
+        kept.append(seen[-1][0, [i for i, token in enumerate(ids) if token not in special]])
+    handle.remove()
+    return torch.cat(kept)
+
+
+def test_recorded_rows_equal_a_plain_hook(code_lm: Host, texts: Recipe, tmp_path: Path) -> None:
+    store = capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
+
+    expected = plain(code_lm, texts, "transformer.h.1")
+
+    assert store.rows == len(expected)
+    assert torch.allclose(store.read(SITE, 0, store.rows), expected, atol=1e-5)
+
+
+def test_rows_know_their_text(code_lm: Host, texts: Recipe, tmp_path: Path) -> None:
+    """The pieces of all rows, put together by document and position, are the documents."""
+    from probe_sae.recording.documents import documents
+
+    store = capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
+    pieces, doc = store.vocabulary(), store.column("doc")
+    pos, token = store.column("pos"), store.column("token")
+
+    for document in documents(texts):
+        mine = doc == document.index
+        assert pos[mine].tolist() == list(range(int(mine.sum())))
+        assert b"".join(pieces[t] for t in token[mine]).decode() == document.text
+
+
+def test_no_row_is_a_special_token(code_lm: Host, texts: Recipe, tmp_path: Path) -> None:
+    store = capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
+
+    assert not set(store.column("token").tolist()) & set(code_lm.tokenizer.all_special_ids)
+
+
+def test_several_sites_share_one_row_axis(code_lm: Host, texts: Recipe, tmp_path: Path) -> None:
+    sites = ["blocks.0.resid_post", "blocks.{1,2}.mlp_out"]
+    store = capture(code_lm, texts, sites, tmp_path / "store", SMALL)
+    alone = capture(code_lm, texts, "blocks.2.mlp_out", tmp_path / "alone", SMALL)
+
+    assert list(store.sites) == ["blocks.0.resid_post", "blocks.1.mlp_out", "blocks.2.mlp_out"]
+    assert torch.equal(store.read("blocks.2.mlp_out", 0, 50), alone.read("blocks.2.mlp_out", 0, 50))
+
+
+def test_rows_stop_at_a_whole_context(code_lm: Host, texts: Recipe, tmp_path: Path) -> None:
+    settings = CaptureSettings(rows=50, max_length=16, batch_size=4, dtype="float32")
+    store = capture(code_lm, texts, SITE, tmp_path / "store", settings)
+    lengths = np.bincount(store.context_of_row)
+
+    assert store.rows >= 50 > store.rows - lengths[-1]
+    assert store.contexts == len(lengths)
+
+
+def _interrupt_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
+    """Make the writer commit at every batch and be interrupted after some shards."""
+    monkeypatch.setattr(layout, "SHARD_BYTES", 1)
+    commit = StoreWriter.commit
+
+    def interrupted(self: StoreWriter) -> None:
+        commit(self)
+        if self.shards == shards:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StoreWriter, "commit", interrupted)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_resumed_recording_equals_an_uninterrupted_one(
+    code_lm: Host, texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    whole = capture(code_lm, texts, SITE, tmp_path / "whole", SMALL)
+    with monkeypatch.context() as patched:
+        _interrupt_after(patched, shards)
+        with pytest.raises(KeyboardInterrupt):
+            capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
+    with pytest.raises(OutputExists, match="--resume"):
+        capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
+
+    resumed = capture(code_lm, texts, SITE, tmp_path / "store", SMALL, resume=True)
+
+    _assert_same(resumed, whole)
+
+
+def _assert_same(one: Store, other: Store) -> None:
+    assert torch.equal(one.read(SITE, 0, one.rows), other.read(SITE, 0, other.rows))
+    for name in ("doc", "context", "pos", "token"):
+        assert (one.column(name) == other.column(name)).all()
+    assert [c.name for c in one.inputs()] == [c.name for c in other.inputs()]
+
+
+def test_another_recording_is_not_continued(
+    code_lm: Host, texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        _interrupt_after(patched, 1)
+        with pytest.raises(KeyboardInterrupt):
+            capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
+    other = CaptureSettings(max_length=12, batch_size=4, dtype="float32")
+
+    with pytest.raises(StoreError, match="another settings"):
+        capture(code_lm, texts, SITE, tmp_path / "store", other, resume=True)
+
+
+def test_images_have_a_row_a_patch_and_the_class_token_apart(
+    digits_vit: Host, tmp_path: Path
+) -> None:
+    recipe = load_dataset("digits")
+    patches = capture(
+        digits_vit, recipe, SITE, tmp_path / "patch", CaptureSettings(rows=640, dtype="float32")
+    )
+    cls = capture(
+        digits_vit,
+        recipe,
+        SITE,
+        tmp_path / "cls",
+        CaptureSettings(rows=10, tokens="cls", dtype="float32"),
+    )
+    (batch,) = [next(batches(digits_vit, recipe, batch_size=10))]
+    state = digits_vit(batch.inputs, output_hidden_states=True).hidden_states[2]
+
+    grid = patches.provenance["grid"]
+    assert grid[0] * grid[1] == state.shape[1] - 1
+    assert torch.allclose(patches.read(SITE, 0, 640), state[:, 1:].flatten(0, 1)[:640], atol=1e-4)
+    assert torch.allclose(cls.read(SITE, 0, 10), state[:, 0], atol=1e-4)
+    assert [c.label for c in patches.inputs()][:5] == [0, 1, 2, 3, 4]
+
+
+def test_a_convolution_has_a_row_a_position(tmp_path: Path, images: Path) -> None:
+    host = load_host("torchvision:squeezenet1_1@random", device="cpu")
+    store = capture(
+        host, load_dataset(images), "path:features.3@out", tmp_path / "store", CaptureSettings()
+    )
+    (batch,) = list(batches(host, load_dataset(images)))
+    with torch.no_grad():
+        features: Any = host.model.get_submodule("features")
+        output = features[:4](batch.inputs["x"])
+
+    height, width = output.shape[2:]
+    assert store.provenance["grid"] == [height, width]
+    row = store.read("path:features.3@out", width + 2, width + 3)[0]
+    assert torch.allclose(row, output[0, :, 1, 2], atol=2e-2)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (3, 40, 50, 3), dtype=np.uint8)
+    for i, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"dtype": "int8"}, SettingsError, "no dtype 'int8'"),
+        ({"tokens": "patches"}, SettingsError, "expected patch, cls, all"),
+        ({"rows": 0}, SettingsError, "at least 1"),
+        ({"batch_size": -1}, SettingsError, "at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        CaptureSettings(**change)
+
+
+def test_images_do_not_fit_a_language_model(code_lm: Host, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds images"):
+        capture(code_lm, load_dataset("digits"), SITE, tmp_path / "store")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sites_without_a_common_row_axis_are_refused(
+    code_lm: Host, texts: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(ShapeError, match=r"fired 0 times|record it by itself"):
+        capture(code_lm, texts, [SITE, "path:transformer.wpe@out"], tmp_path / "store", SMALL)
+
+
+def test_a_disk_too_small_is_said_before_anything_is_recorded(
+    code_lm: Host, texts: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match="GB free"):
+        capture(code_lm, texts, SITE, tmp_path / "store", CaptureSettings(rows=10**12))

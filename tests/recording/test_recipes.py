@@ -1,0 +1,139 @@
+"""Inputs come from recipes, files and folders; what cannot be read says why."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from probe_sae.errors import DatasetError
+from probe_sae.recording import Recipe, load_dataset, recipe_names
+from probe_sae.recording.documents import class_names, documents, pictures
+
+
+def names(recipe: Recipe) -> list[str]:
+    return [document.name for document in documents(recipe)]
+
+
+def test_the_standard_library_is_there_without_its_tests() -> None:
+    found = names(load_dataset("stdlib"))
+
+    assert "argparse.py" in found
+    assert "asyncio/tasks.py" in found
+    folders = {folder for name in found for folder in name.split("/")[:-1]}
+    assert not folders & {"test", "tests", "site-packages", "encodings", "__pycache__"}
+    assert found == names(load_dataset("stdlib"))
+    assert found != sorted(found)
+
+
+def test_digits_are_grey_images_with_classes() -> None:
+    recipe = load_dataset("digits")
+    first = next(pictures(recipe))
+
+    assert (first.pixels.shape, first.pixels.dtype, first.label) == ((8, 8, 1), np.uint8, 0)
+    assert sum(1 for _ in pictures(recipe)) == 1797
+    assert class_names(recipe) == [str(i) for i in range(10)]
+
+
+def test_a_text_file_is_a_document(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello", encoding="utf-8")
+
+    assert [d.text for d in documents(load_dataset(tmp_path / "a.txt"))] == ["hello"]
+
+
+def test_a_folder_of_texts_is_its_files_and_empty_ones_are_left_out(tmp_path: Path) -> None:
+    for name, text in (("a.txt", "one"), ("b/c.md", "two"), ("empty.txt", " \n"), ("d.bin", "x")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+
+    assert names(load_dataset(tmp_path)) == ["a.txt", "b/c.md"]
+
+
+def test_jsonl_lines_are_documents(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n\n{"text": "two\\u2028"}\n', encoding="utf-8")
+
+    assert [d.text for d in documents(load_dataset(path))] == ["one", "two\u2028"]
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"txet": "a"}', '{"text": 3}'])
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n' + line, encoding="utf-8")
+
+    with pytest.raises(DatasetError, match="line 2"):
+        list(documents(load_dataset(path)))
+
+
+def test_bytes_that_are_no_utf8_do_not_stop_a_recording(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+
+    assert [d.text for d in documents(load_dataset(tmp_path / "a.txt"))] == ["caf\ufffd"]
+
+
+def test_images_of_a_folder_have_the_classes_of_their_folders(tmp_path: Path) -> None:
+    for folder in ("cat", "dog"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (6, 4), "red").save(tmp_path / folder / "a.png")
+
+    found = list(pictures(load_dataset(tmp_path)))
+
+    assert [(p.name, p.label, p.pixels.shape) for p in found] == [
+        ("cat/a.png", 0, (4, 6, 3)),
+        ("dog/a.png", 1, (4, 6, 3)),
+    ]
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+
+    with pytest.raises(DatasetError, match=r"a\.png"):
+        list(pictures(load_dataset(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["stdlibb", "no/such/file.txt"])
+def test_a_dataset_that_is_not_there_lists_what_is(name: str) -> None:
+    with pytest.raises(DatasetError, match="stdlib"):
+        load_dataset(name)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_an_empty_dataset_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+
+    with pytest.raises(DatasetError, match="holds no text"):
+        list(documents(load_dataset(tmp_path / "a.txt")))
+
+
+def test_a_folder_of_neither_texts_nor_images_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"x")
+
+    with pytest.raises(DatasetError, match="no images"):
+        load_dataset(tmp_path)
+
+
+def test_a_recipe_of_ones_own_is_a_toml(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello", encoding="utf-8")
+    path = tmp_path / "mine.toml"
+    head = 'name = "mine"\nkind = "text"\n[source]\ntype = "folder"\nfiles = ["*.txt"]\n'
+    path.write_text(f"{head}path = {json.dumps(str(tmp_path))}\n", encoding="utf-8")
+
+    assert names(load_dataset(path)) == ["a.txt"]
+    path.write_text(path.read_text().replace("files", "fiels"))
+    with pytest.raises(DatasetError, match="Near it: files"):
+        load_dataset(path)
+
+
+def test_mnist_is_read_from_a_folder(data_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(data_folder / "mnist", tmp_path / "mnist")
+    first = next(pictures(load_dataset("mnist", root=tmp_path / "mnist")))
+
+    assert (first.pixels.shape, first.label) == ((28, 28, 1), 5)
+
+
+def test_every_shipped_recipe_says_what_it_is() -> None:
+    assert set(recipe_names()) == {"stdlib", "digits", "mnist"}
+    assert all(recipe_names().values())

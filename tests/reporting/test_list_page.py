@@ -1,0 +1,107 @@
+"""The list of features in Chromium: rows in view, order, search, keys, saved selections."""
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probe_sae.reporting import Report
+
+pytestmark = pytest.mark.browser
+
+
+def test_the_list_holds_only_the_rows_in_view(page: Any, text: Any, text_report: Report) -> None:
+    page.visit(text_report, "index.html#/features")
+
+    alive = int((text.features.firings > 0).sum())
+    rows = page.run("return document.querySelectorAll('tr[data-id]').length")
+    assert page.text(".count") == f"{alive} of {text.count} features"
+    assert 10 < rows < 60
+    assert page.painted("#table") > 0.02
+
+
+def test_the_list_sorts_by_any_column(page: Any, text: Any, text_report: Report) -> None:
+    page.visit(text_report, "index.html#/features?sort=-max")
+
+    first = page.run("return document.querySelector('tr[data-id]').dataset.id")
+    assert int(first) == int(np.argmax(text.features.max))
+
+    page.run("document.querySelector('th.density button').click()")
+    first = page.run("return document.querySelector('tr[data-id]').dataset.id")
+    sort = page.run("return document.querySelector('th.density').getAttribute('aria-sort')")
+    assert text.features.firings[int(first)] == text.features.firings.max()
+    assert sort == "descending"
+    assert "sort=-density" in page.browser.current_url
+
+
+def test_search_finds_tokens_whatever_their_case(page: Any, text: Any, text_report: Report) -> None:
+    page.visit(text_report, "index.html")
+    page.press("/")
+    page.press("WORD3")
+    page.wait("document.querySelector('.count')")
+    page.wait("location.hash.includes('WORD3')")
+
+    pieces = [piece.decode("utf-8", "replace") for piece in text.inputs.pieces]
+    hits = [
+        any("word3" in pieces[token] for token in tokens if token >= 0)
+        for tokens in text.features.token_ids[:, :5].tolist()
+    ]
+    hits_alive = int((np.array(hits) & (text.features.firings > 0)).sum())
+    assert page.text(".count") == f"{hits_alive} of {text.count} features"
+
+
+def test_keys_walk_the_list_and_the_features(page: Any, text_report: Report) -> None:
+    page.visit(text_report, "index.html#/features?sort=id")
+    order = page.run("return probe.order.slice(0, 3)")
+    for key in "jj":
+        page.press(key)
+    page.press("\ue007")
+    page.wait(f"location.hash === '#/feature/{order[1]}'")
+    page.wait("document.querySelector('.feature-head')")
+    page.press("n")
+    page.wait(f"location.hash === '#/feature/{order[2]}'")
+    page.browser.back()
+    page.browser.back()
+    page.wait("document.querySelector('.count')")
+
+    assert "sort=id" in page.browser.current_url
+
+
+def test_labels_survive_a_reload_and_are_searched(page: Any, text_report: Report) -> None:
+    page.visit(text_report, "index.html#/feature/7")
+    page.run(
+        "const field = document.querySelector('.note input');"
+        "field.value = '<b>my own name</b>'; field.dispatchEvent(new Event('change'))"
+    )
+    page.visit(text_report, "index.html#/features?q=own%20name")
+
+    assert page.text(".count").startswith("1 of")
+    assert "<b>my own name</b>" in page.text("tr[data-id]")
+
+
+def test_the_selection_is_saved_as_csv_without_formulas(page: Any, text_report: Report) -> None:
+    page.visit(text_report, "index.html#/features")
+    saved = page.run_async(
+        "const done = arguments[0]; probe.download = (name, kind, text) => done(text);"
+        "probe.notes.set(8, {label: '=1+1'}); probe.exportSelection([8, 9], 'csv')"
+    )
+
+    lines = list(csv.DictReader(io.StringIO(saved)))
+    assert [line["feature"] for line in lines] == ["8", "9"]
+    assert lines[0]["label"] == "'=1+1"
+
+
+def test_the_list_scrolls_to_its_end_and_remembers_its_place(
+    page: Any, text_report: Report
+) -> None:
+    page.visit(text_report, "index.html#/features?sort=id")
+    last = page.run("return probe.order[probe.order.length - 1]")
+    page.run("document.querySelector('#table').scrollTop = 1e9")
+    page.wait(f"document.querySelector('tr[data-id=\"{last}\"]')")
+    page.run(f"document.querySelector('tr[data-id=\"{last}\"]').click()")
+    page.wait("document.querySelector('.feature-head')")
+    page.browser.back()
+
+    page.wait(f"document.querySelector('tr[data-id=\"{last}\"]')")

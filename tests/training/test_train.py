@@ -1,0 +1,154 @@
+"""Training learns, repeats itself to the bit, and refuses what cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from probe_sae.errors import OutputExists, SettingsError
+from probe_sae.sae import ARCHITECTURES, BatchTopK, TopK, fraction_unexplained, load_trained
+from probe_sae.store import TensorStream
+from probe_sae.training import TrainSettings, split_settings, train
+from probe_sae.training.loop import Training
+
+ARCHS = list(ARCHITECTURES)
+
+
+def world(rows: int, seed: int, features: int = 64, d_model: int = 24) -> torch.Tensor:
+    """Return rows that are sums of three of `features` fixed unit directions."""
+    directions = normalize(
+        torch.randn(features, d_model, generator=torch.Generator().manual_seed(77)), dim=1
+    )
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.rand(rows, features, generator=generator).topk(3).indices
+    strengths = 1 + torch.rand(rows, 3, generator=generator)
+    codes = torch.zeros(rows, features).scatter(1, chosen, strengths)
+    return 5 * codes @ directions + 2
+
+
+def settings(arch: str) -> TopK:
+    return ARCHITECTURES[arch](features=64, k=3)
+
+
+QUICK = TrainSettings(rows=200_000, batch_size=512, lr=5e-3, seed=1)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_it_learns_a_world_that_it_can_represent(arch: str) -> None:
+    sae = train(world(20_000, seed=1), settings(arch), QUICK, device="cpu")
+    fresh = world(2_000, seed=2)
+
+    assert fraction_unexplained(fresh, sae(fresh)) < 0.2
+    assert (sae.encode(fresh) > 0).sum(1).float().mean() == pytest.approx(3, rel=0.05)
+    assert (sae.encode(fresh) > 0).any(0).float().mean() > 0.75
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_same_seed_gives_the_same_files(arch: str, tmp_path: Path) -> None:
+    short = TrainSettings(rows=20_000, batch_size=512)
+    for name in ("one", "two"):
+        train(world(5_000, seed=1), settings(arch), short, out=tmp_path / name, device="cpu")
+
+    for file in ("sae.safetensors", "config.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_another_seed_gives_another_dictionary() -> None:
+    short = [TrainSettings(rows=5_000, batch_size=512, seed=seed) for seed in (0, 1)]
+    one, two = (train(world(5_000, 1), settings("topk"), s, device="cpu") for s in short)
+
+    assert not torch.equal(one.W_dec, two.W_dec)
+
+
+def test_the_decoder_stays_on_the_unit_sphere() -> None:
+    sae = train(world(5_000, 1), settings("topk"), TrainSettings(rows=20_000), device="cpu")
+
+    assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(64), atol=1e-5)
+
+
+def test_the_log_tells_the_run(tmp_path: Path) -> None:
+    train(world(20_000, 1), settings("batchtopk"), QUICK, out=tmp_path / "sae", device="cpu")
+    log = load_trained(tmp_path / "sae").log
+
+    assert log[-1]["rows"] >= 200_000
+    assert log[-1]["step"] == QUICK.steps
+    assert log[-1]["fraction_unexplained"] < log[0]["fraction_unexplained"]
+    assert [line["step"] for line in log] == sorted({line["step"] for line in log})
+
+
+def test_dead_features_come_back_to_explain_something() -> None:
+    """Half of the features begin with a bias that keeps them silent; AuxK revives many of them."""
+    stream = TensorStream(world(20_000, seed=1), seed=0)
+    fresh = world(2_000, seed=2)
+    run = TrainSettings(rows=200_000, batch_size=512, lr=5e-3, dead_after=5_000)
+    dead: dict[float, float] = {}
+    missed: dict[float, float] = {}
+    for weight in (0.0, 1 / 32):
+        made = TopK(features=64, k=3, aux_coefficient=weight)
+        training = Training(stream, stream, made, run, torch.device("cpu"))
+        with torch.no_grad():
+            training.sae.b_enc[:32] = -3.0
+        sae = training.run().sae.requires_grad_(False)
+        dead[weight] = float((~(sae.encode(fresh) > 0).any(0)).float().mean())
+        missed[weight] = fraction_unexplained(fresh, sae(fresh))
+
+    assert dead[0.0] == 0.5
+    assert dead[1 / 32] < 0.35
+    assert missed[1 / 32] < missed[0.0]
+
+
+def test_rows_that_are_all_zero_are_refused() -> None:
+    with pytest.raises(SettingsError, match="all zero"):
+        train(torch.zeros(1000, 8), settings("topk"), QUICK, device="cpu")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_nothing(tmp_path: Path) -> None:
+    rows = world(20_000, 1)
+    rows[19_000:, 3] = float("inf")
+
+    with pytest.raises(SettingsError, match="not finite"):
+        train(rows, settings("topk"), QUICK, out=tmp_path / "sae", device="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_dictionary_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "sae").mkdir()
+
+    with pytest.raises(OutputExists, match="--force"):
+        train(world(2_000, 1), settings("topk"), QUICK, out=tmp_path / "sae", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"arch": "topk", "features": 10, "k": 11}, "between 1 and 10"),
+        ({"learning_rate": 1}, "neither batchtopk nor the trainer"),
+        ({"lrr": 1}, "Near it: lr"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"features": 10.5}, "whole number"),
+        ({"lr": "high"}, "expected a number"),
+        ({"held_out": 1.0}, "expected 0 up to 1"),
+    ],
+)
+def test_impossible_settings_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        split_settings(values)
+
+
+def test_one_table_holds_the_settings_of_both() -> None:
+    made, run = split_settings({"features": 8192.0, "k": 16, "lr": 1e-3, "rows": 1e6})
+
+    assert made == BatchTopK(features=8192, k=16)
+    assert (run.lr, run.rows) == (1e-3, 1_000_000)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    run = TrainSettings(rows=100 * 4096, lr=1.0, warm_up=0.1, decay=0.2)
+    rates = [run.rate(step, 4096) for step in range(run.steps)]
+
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == 1.0
+    assert rates[50] == 1.0
+    assert rates[-1] == pytest.approx(0.05)
