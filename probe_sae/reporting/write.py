@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs, load_analysis
 from probe_sae.outputs import whole_folder
+from probe_sae.progress import progress
 from probe_sae.reporting import features, inputs
 from probe_sae.reporting.encoding import script, to_json
 from probe_sae.reporting.figures import figure_json, figures, plotly_script
@@ -122,9 +123,11 @@ def _write_data(
     }
     for name, value in parts.items():
         _write_script(folder, name, value)
-    for first in range(0, analysis.count, features.CHUNK):
-        name = f"f/{first // features.CHUNK:05d}"
-        _write_script(folder, name, features.chunk(analysis, shown, first))
+    with progress("report", analysis.count, "features") as advance:
+        for first in range(0, analysis.count, features.CHUNK):
+            name = f"f/{first // features.CHUNK:05d}"
+            _write_script(folder, name, features.chunk(analysis, shown, first))
+            advance(features.CHUNK)
     plotly = folder / "assets" / "plotly.min.js"
     plotly.write_text(plotly_script(), encoding="utf-8", newline="\n")
 

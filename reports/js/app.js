@@ -22,7 +22,9 @@
     const leave = probe.leave;
     probe.leave = null;
     leave?.();
-    try { content = await make(route); } catch (error) {
+    try {
+      content = await make(route);
+    } catch (error) {
       console.error(error.message);
       content = probe.problem(error);
     }
@@ -35,8 +37,13 @@
   }
 
   function lost(route) {
-    return el("section", { class: "problem" }, el("h2", { text: "No such page" }),
-      el("p", { text: `This report has no page “${route.path.join("/")}”.` }), el("p", {}, el("a", { href: "#/", text: "To the overview" })));
+    return el(
+      "section",
+      { class: "problem" },
+      el("h2", { text: "No such page" }),
+      el("p", { text: `This report has no page “${route.path.join("/")}”.` }),
+      el("p", {}, el("a", { href: "#/", text: "To the overview" })),
+    );
   }
 
   async function start() {
@@ -49,7 +56,11 @@
     probe.header("overview");
     addEventListener("hashchange", show);
     addEventListener("searching", (event) => {
-      if (probe.route().path[0] !== "features" && event.detail.trim().length > 1 && !/^#?\d+$/.test(event.detail.trim())) {
+      if (
+        probe.route().path[0] !== "features" &&
+        event.detail.trim().length > 1 &&
+        !/^#?\d+$/.test(event.detail.trim())
+      ) {
         location.hash = `#/features?q=${encodeURIComponent(event.detail.trim())}`;
       }
     });

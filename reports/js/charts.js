@@ -24,7 +24,9 @@
       const width = Math.round(frame.clientWidth);
       if (!width || width === before) return;
       before = width;
-      frame.replaceChildren(svg("svg", { width, height, role: "img", "aria-label": label }, draw(width, height)));
+      frame.replaceChildren(
+        svg("svg", { width, height, role: "img", "aria-label": label }, draw(width, height)),
+      );
     };
     new ResizeObserver(redraw).observe(frame);
     return frame;
@@ -37,7 +39,8 @@
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
     const found = [];
-    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(Number((i * step).toPrecision(12)));
+    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++)
+      found.push(Number((i * step).toPrecision(12)));
     return found;
   };
 
@@ -51,7 +54,18 @@
   probe.short = short;
 
   // Bars of equal width from `low` to `high`. tick: number -> text of the x axis; tip: (bar) -> text.
-  probe.bars = function ({ label, counts, low, high, log = false, height = 190, tick = short, tip, xTicks, caption }) {
+  probe.bars = function ({
+    label,
+    counts,
+    low,
+    high,
+    log = false,
+    height = 190,
+    tick = short,
+    tip,
+    xTicks,
+    caption,
+  }) {
     const most = Math.max(1, ...counts);
     const scale = (count) => (log ? Math.log10(count + 1) / Math.log10(most + 1) : count / most);
     return probe.chart(label, height, (width) => {
@@ -64,20 +78,47 @@
         ? [0, ...Array.from({ length: 8 }, (_, i) => 10 ** i).filter((v) => v <= most)]
         : probe.ticks(0, most, 3).filter((v) => Number.isInteger(v));
       return [
-        marks.map((v) => svg("g", { class: "axis" },
-          svg("line", { x1: left, x2: width - right, y1: y(scale(v)), y2: y(scale(v)) }),
-          svg("text", { x: left - 8, y: y(scale(v)) + 4, "text-anchor": "end", text: short(v) }))),
-        [...counts].map((count, i) => svg("g", { class: "bar", tip: tip && (() => tip(i)) },
-          svg("rect", { class: "hit", x: left + i * size, y: top, width: size, height: inner[1] }),
-          count > 0 && svg("rect", {
-            x: left + i * size + Math.min(1, size * 0.08), width: Math.max(size - Math.min(2, size * 0.16), 0.5),
-            y: y(scale(count)), height: Math.max(y(0) - y(scale(count)), 1), rx: Math.min(2, size / 4),
-          }))),
+        marks.map((v) =>
+          svg(
+            "g",
+            { class: "axis" },
+            svg("line", { x1: left, x2: width - right, y1: y(scale(v)), y2: y(scale(v)) }),
+            svg("text", { x: left - 8, y: y(scale(v)) + 4, "text-anchor": "end", text: short(v) }),
+          ),
+        ),
+        [...counts].map((count, i) =>
+          svg(
+            "g",
+            { class: "bar", tip: tip && (() => tip(i)) },
+            svg("rect", { class: "hit", x: left + i * size, y: top, width: size, height: inner[1] }),
+            count > 0 &&
+              svg("rect", {
+                x: left + i * size + Math.min(1, size * 0.08),
+                width: Math.max(size - Math.min(2, size * 0.16), 0.5),
+                y: y(scale(count)),
+                height: Math.max(y(0) - y(scale(count)), 1),
+                rx: Math.min(2, size / 4),
+              }),
+          ),
+        ),
         svg("line", { class: "base", x1: left, x2: width - right, y1: y(0), y2: y(0) }),
-        (xTicks || probe.ticks(low, high, Math.max(2, Math.floor(inner[0] / 90)))).map((v) => svg("text", {
-          class: "axis", x: x(v), y: y(0) + 17, "text-anchor": x(v) > width - 24 ? "end" : "middle", text: tick(v),
-        })),
-        caption && svg("text", { class: "axis", x: left + inner[0] / 2, y: height - 5, "text-anchor": "middle", text: caption }),
+        (xTicks || probe.ticks(low, high, Math.max(2, Math.floor(inner[0] / 90)))).map((v) =>
+          svg("text", {
+            class: "axis",
+            x: x(v),
+            y: y(0) + 17,
+            "text-anchor": x(v) > width - 24 ? "end" : "middle",
+            text: tick(v),
+          }),
+        ),
+        caption &&
+          svg("text", {
+            class: "axis",
+            x: left + inner[0] / 2,
+            y: height - 5,
+            "text-anchor": "middle",
+            text: caption,
+          }),
       ];
     });
   };
@@ -93,12 +134,28 @@
       const y = (v) => top + (1 - (v - low) / (high - low || 1)) * (height - top - bottom);
       const path = known.map(([a, b], i) => `${i ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
       return [
-        probe.ticks(low, high, 3).map((v) => svg("g", { class: "axis" },
-          svg("line", { x1: left, x2: width - right, y1: y(v), y2: y(v) }),
-          svg("text", { x: left - 8, y: y(v) + 4, "text-anchor": "end", text: format === probe.percent ? format(v) : short(v) }))),
-        probe.ticks(first[0], last[0], Math.max(2, Math.floor(width / 130))).map((v) => svg("text", {
-          class: "axis", x: x(v), y: height - 5, "text-anchor": "middle", text: short(v),
-        })),
+        probe.ticks(low, high, 3).map((v) =>
+          svg(
+            "g",
+            { class: "axis" },
+            svg("line", { x1: left, x2: width - right, y1: y(v), y2: y(v) }),
+            svg("text", {
+              x: left - 8,
+              y: y(v) + 4,
+              "text-anchor": "end",
+              text: format === probe.percent ? format(v) : short(v),
+            }),
+          ),
+        ),
+        probe.ticks(first[0], last[0], Math.max(2, Math.floor(width / 130))).map((v) =>
+          svg("text", {
+            class: "axis",
+            x: x(v),
+            y: height - 5,
+            "text-anchor": "middle",
+            text: short(v),
+          }),
+        ),
         svg("path", { class: "curve", d: path }),
         svg("circle", { class: "end", cx: x(last[0]), cy: y(last[1]), r: 3 }),
         svg("text", { class: "last", x: x(last[0]) + 8, y: y(last[1]) + 4, text: format(last[1]) }),
@@ -109,8 +166,20 @@
   // The small histogram of a list row.
   probe.spark = (bars, width = 80, height = 22) => {
     const size = width / bars.length;
-    return svg("svg", { class: "spark", width, height, "aria-hidden": "true" },
-      svg("path", { d: bars.map((bar, i) => bar && `M${(i * size + 0.5).toFixed(1)} ${height}v${-(bar / 15) * (height - 2)}h${(size - 1).toFixed(1)}V${height}z`).filter(Boolean).join("") }));
+    return svg(
+      "svg",
+      { class: "spark", width, height, "aria-hidden": "true" },
+      svg("path", {
+        d: bars
+          .map(
+            (bar, i) =>
+              bar &&
+              `M${(i * size + 0.5).toFixed(1)} ${height}v${-(bar / 15) * (height - 2)}h${(size - 1).toFixed(1)}V${height}z`,
+          )
+          .filter(Boolean)
+          .join(""),
+      }),
+    );
   };
 
   // --- plotly, only when asked for
@@ -123,14 +192,21 @@
 
   probe.plotlyLayout = (layout) => {
     const [ink, line] = [probe.colour("ink"), probe.colour("line")];
-    const themed = Object.fromEntries(Object.entries(layout)
-      .filter(([name]) => /^[xy]axis\d*$/.test(name))
-      .map(([name, axis]) => [name, { ...axis, gridcolor: line, zerolinecolor: line, linecolor: line }]));
+    const themed = Object.fromEntries(
+      Object.entries(layout)
+        .filter(([name]) => /^[xy]axis\d*$/.test(name))
+        .map(([name, axis]) => [name, { ...axis, gridcolor: line, zerolinecolor: line, linecolor: line }]),
+    );
     return {
-      ...layout, ...themed, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: ink, family: "system-ui, sans-serif", size: 13 }, margin: { l: 56, r: 20, t: 32, b: 48 },
+      ...layout,
+      ...themed,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: ink, family: "system-ui, sans-serif", size: 13 },
+      margin: { l: 56, r: 20, t: 32, b: 48 },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: probe.colour("quiet"), activecolor: ink },
-      colorway: [probe.colour("accent")], hoverlabel: { font: { family: "system-ui, sans-serif" } },
+      colorway: [probe.colour("accent")],
+      hoverlabel: { font: { family: "system-ui, sans-serif" } },
     };
   };
 
@@ -145,10 +221,12 @@
         const { data, layout } = figures[name];
         const place = el("div", { class: "plotly", style: { height: `${layout.height || 320}px` } });
         frame.replaceChildren(place);
-        const draw = () => library.react(place, data, probe.plotlyLayout(layout), {
-          displaylogo: false, responsive: true,
-          modeBarButtons: [["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"], ["toImage"]],
-        });
+        const draw = () =>
+          library.react(place, data, probe.plotlyLayout(layout), {
+            displaylogo: false,
+            responsive: true,
+            modeBarButtons: [["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"], ["toImage"]],
+          });
         await draw();
         addEventListener("themechange", () => place.isConnected && draw());
         button.remove();

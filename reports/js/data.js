@@ -18,11 +18,15 @@ window.probe = {};
     return new Promise((resolve, reject) => {
       const tag = document.createElement("script");
       tag.src = path;
-      tag.onload = () => { tag.remove(); resolve(); };
+      tag.onload = () => {
+        tag.remove();
+        resolve();
+      };
       tag.onerror = () => {
         tag.remove();
-        reject(new probe.DataError(
-          `The file ${path} is missing or cannot be read. Was the whole folder copied?`));
+        reject(
+          new probe.DataError(`The file ${path} is missing or cannot be read. Was the whole folder copied?`),
+        );
       };
       document.head.append(tag);
     });
@@ -47,7 +51,7 @@ window.probe = {};
     arrived.delete(name);
     if (!value || typeof value.gz !== "string") return value;
     try {
-      return { ...value, gz: null, ...await unpack(value) };
+      return { ...value, gz: null, ...(await unpack(value)) };
     } catch (problem) {
       throw problem instanceof probe.DataError ? problem : damaged(path);
     }
@@ -64,17 +68,21 @@ window.probe = {};
   }
 
   const KINDS = {
-    u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i2: Int16Array, i4: Int32Array,
+    u1: Uint8Array,
+    u2: Uint16Array,
+    u4: Uint32Array,
+    i2: Int16Array,
+    i4: Int32Array,
     f4: Float32Array,
   };
 
   async function unpack(packed) {
     if (!window.DecompressionStream) {
       throw new probe.DataError(
-        "This browser cannot unpack the report's data (no DecompressionStream): use a newer one.");
+        "This browser cannot unpack the report's data (no DecompressionStream): use a newer one.",
+      );
     }
-    const stream = new Blob([fromBase64(packed.gz)]).stream()
-      .pipeThrough(new DecompressionStream("gzip"));
+    const stream = new Blob([fromBase64(packed.gz)]).stream().pipeThrough(new DecompressionStream("gzip"));
     const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
     const columns = {};
     const shapes = {};

@@ -4,50 +4,112 @@
   const { el } = probe;
   const TABS = [
     ["top", "Top", "The strongest firings, at most one a context. They flatter: look at the other tabs too."],
-    ["groups", "By strength", "A random sample of all firings, from strongest to weakest in four equal groups."],
+    [
+      "groups",
+      "By strength",
+      "A random sample of all firings, from strongest to weakest in four equal groups.",
+    ],
     ["random", "Random", "A random sample of all firings, in no order: what a typical firing looks like."],
   ];
   const GROUPS = ["Strongest quarter", "Upper middle", "Lower middle", "Weakest quarter"];
-  const WIDTHS = [["5", "5", "Five tokens on either side"], ["16", "16", "Sixteen tokens on either side"], ["full", "Full", "The whole context"]];
+  const WIDTHS = [
+    ["5", "5", "Five tokens on either side"],
+    ["16", "16", "Sixteen tokens on either side"],
+    ["full", "Full", "The whole context"],
+  ];
 
   // A fixed order that looks like none.
-  const scatter = (example) => (Math.imul(example.context + 1, 0x9e3779b1) ^ Math.imul(example.position + 7, 0x85ebca6b)) >>> 0;
+  const scatter = (example) =>
+    (Math.imul(example.context + 1, 0x9e3779b1) ^ Math.imul(example.position + 7, 0x85ebca6b)) >>> 0;
 
   function choice(label, options, current, choose) {
-    const buttons = options.map(([value, text, tip]) => el("button", { type: "button", "aria-pressed": String(value === current), tip, text, on: { click: () => {
-      for (const other of buttons) other.setAttribute("aria-pressed", String(other === buttons[options.findIndex(([v]) => v === value)]));
-      choose(value);
-    } } }));
+    const buttons = options.map(([value, text, tip]) =>
+      el("button", {
+        type: "button",
+        "aria-pressed": String(value === current),
+        tip,
+        text,
+        on: {
+          click: () => {
+            for (const other of buttons)
+              other.setAttribute(
+                "aria-pressed",
+                String(other === buttons[options.findIndex(([v]) => v === value)]),
+              );
+            choose(value);
+          },
+        },
+      }),
+    );
     return el("div", { class: "choice", role: "group", "aria-label": label }, buttons);
   }
 
   async function textList(examples, feature, state) {
     const vocabulary = await probe.vocabulary();
-    const pairs = await Promise.all(examples.map(async (example) => ({ example, context: await probe.context(example.context) })));
+    const pairs = await Promise.all(
+      examples.map(async (example) => ({ example, context: await probe.context(example.context) })),
+    );
     const one = ({ example, context }) => {
-      const text = probe.excerpt(example, context, feature, vocabulary, { width: state.ctx, glyphs: state.ws === "1" });
+      const text = probe.excerpt(example, context, feature, vocabulary, {
+        width: state.ctx,
+        glyphs: state.ws === "1",
+      });
       const share = Math.min(1, example.value / (feature.max || 1));
-      return el("li", { class: "example" },
-        el("div", { class: "meta" },
-          el("span", { class: "value", text: probe.number(example.value), tip: `activation ${probe.number(example.value, 4)}: ${probe.percent(share)} of the feature's maximum` }),
-          el("span", { class: "meter", "aria-hidden": "true" }, el("i", { style: { width: `${share * 100}%` } }))),
+      return el(
+        "li",
+        { class: "example" },
+        el(
+          "div",
+          { class: "meta" },
+          el("span", {
+            class: "value",
+            text: probe.number(example.value),
+            tip: `activation ${probe.number(example.value, 4)}: ${probe.percent(share)} of the feature's maximum`,
+          }),
+          el(
+            "span",
+            { class: "meter", "aria-hidden": "true" },
+            el("i", { style: { width: `${share * 100}%` } }),
+          ),
+        ),
         text,
-        el("div", { class: "where" }, el("bdi", { text: probe.visible(context.document) }), ` · ${(context.start + example.position).toLocaleString("en")}`));
+        el(
+          "div",
+          { class: "where" },
+          el("bdi", { text: probe.visible(context.document) }),
+          ` · ${(context.start + example.position).toLocaleString("en")}`,
+        ),
+      );
     };
-    return el("ol", { class: `examples w${state.ctx}` }, probe.fold(pairs).map((pair) => {
-      const item = one(pair);
-      if (pair.alike.length) {
-        const more = el("button", { class: "plain fold", tip: "Contexts that share at least 80 % of the tokens around the firing", text: `+ ${pair.alike.length} near-identical` });
-        more.addEventListener("click", () => { more.remove(); item.after(...pair.alike.map(one)); });
-        item.append(more);
-      }
-      return item;
-    }));
+    return el(
+      "ol",
+      { class: `examples w${state.ctx}` },
+      probe.fold(pairs).map((pair) => {
+        const item = one(pair);
+        if (pair.alike.length) {
+          const more = el("button", {
+            class: "plain fold",
+            tip: "Contexts that share at least 80 % of the tokens around the firing",
+            text: `+ ${pair.alike.length} near-identical`,
+          });
+          more.addEventListener("click", () => {
+            more.remove();
+            item.after(...pair.alike.map(one));
+          });
+          item.append(more);
+        }
+        return item;
+      }),
+    );
   }
 
   async function imageList(examples, feature) {
     const vocabulary = await probe.vocabulary();
-    const plates = await Promise.all(examples.map(async (example) => probe.picturePlate(example, await probe.picture(example.context), feature, vocabulary)));
+    const plates = await Promise.all(
+      examples.map(async (example) =>
+        probe.picturePlate(example, await probe.picture(example.context), feature, vocabulary),
+      ),
+    );
     return el("div", { class: "plates" }, plates);
   }
 
@@ -65,17 +127,50 @@
       note.textContent = TABS.find(([name]) => name === state.tab)[2];
       let found = null;
       try {
-        if (state.tab === "top") found = [await list(feature.examples.filter((example) => example.kind === "top"), feature, state)];
-        else if (state.tab === "random") found = [await list([...random].sort((a, b) => scatter(a) - scatter(b)), feature, state)];
+        if (state.tab === "top")
+          found = [
+            await list(
+              feature.examples.filter((example) => example.kind === "top"),
+              feature,
+              state,
+            ),
+          ];
+        else if (state.tab === "random")
+          found = [
+            await list(
+              [...random].sort((a, b) => scatter(a) - scatter(b)),
+              feature,
+              state,
+            ),
+          ];
         else {
           const size = Math.ceil(random.length / 4) || 1;
-          found = await Promise.all(GROUPS.map(async (name, i) => {
-            const part = random.slice(i * size, (i + 1) * size);
-            return part.length > 0 && el("section", { class: "group" },
-              el("h3", {}, name, el("span", { class: "quiet", text: ` ${probe.number(part[part.length - 1].value)} to ${probe.number(part[0].value)}` })), await list(part, feature, state));
-          }));
+          found = await Promise.all(
+            GROUPS.map(async (name, i) => {
+              const part = random.slice(i * size, (i + 1) * size);
+              return (
+                part.length > 0 &&
+                el(
+                  "section",
+                  { class: "group" },
+                  el(
+                    "h3",
+                    {},
+                    name,
+                    el("span", {
+                      class: "quiet",
+                      text: ` ${probe.number(part[part.length - 1].value)} to ${probe.number(part[0].value)}`,
+                    }),
+                  ),
+                  await list(part, feature, state),
+                )
+              );
+            }),
+          );
         }
-      } catch (error) { found = [probe.problem(error)]; }
+      } catch (error) {
+        found = [probe.problem(error)];
+      }
       if (mine !== turn) return;
       if (feature.examples.length === 0) found = [el("p", { class: "nothing", text: "No firing to show." })];
       body.replaceChildren(...found.filter(Boolean));
@@ -85,12 +180,27 @@
         if (marked) text.scrollTop = marked.offsetTop - text.clientHeight / 2;
       }
     }
-    const change = (part) => { Object.assign(state, part); keep(state); draw(); };
+    const change = (part) => {
+      Object.assign(state, part);
+      keep(state);
+      draw();
+    };
 
-    const tabs = el("div", { class: "tabs", role: "tablist", "aria-label": "Examples" }, TABS.map(([name, text]) => el("button", {
-      role: "tab", "aria-selected": String(name === state.tab), "aria-controls": "examples", tabindex: name === state.tab ? "0" : "-1", text, "data-tab": name,
-      on: { click: (event) => pick(event.currentTarget) },
-    })));
+    const tabs = el(
+      "div",
+      { class: "tabs", role: "tablist", "aria-label": "Examples" },
+      TABS.map(([name, text]) =>
+        el("button", {
+          role: "tab",
+          "aria-selected": String(name === state.tab),
+          "aria-controls": "examples",
+          tabindex: name === state.tab ? "0" : "-1",
+          text,
+          "data-tab": name,
+          on: { click: (event) => pick(event.currentTarget) },
+        }),
+      ),
+    );
     function pick(chosen) {
       for (const tab of tabs.children) {
         tab.setAttribute("aria-selected", String(tab === chosen));
@@ -107,20 +217,50 @@
 
     const tools = el("div", { class: "example-tools" });
     if (isText) {
-      const glyphs = el("button", { type: "button", class: "plain", "aria-pressed": String(state.ws === "1"), text: "¶", "aria-label": "Show whitespace", tip: "Show spaces, tabs and newlines" });
+      const glyphs = el("button", {
+        type: "button",
+        class: "plain",
+        "aria-pressed": String(state.ws === "1"),
+        text: "¶",
+        "aria-label": "Show whitespace",
+        tip: "Show spaces, tabs and newlines",
+      });
       glyphs.addEventListener("click", () => {
         glyphs.setAttribute("aria-pressed", String(state.ws !== "1"));
         change({ ws: state.ws === "1" ? "" : "1" });
       });
-      tools.append(el("span", { class: "quiet", text: "Context" }), choice("Context width", WIDTHS, state.ctx, (ctx) => change({ ctx })), glyphs);
-    } else {
-      const slider = el("input", { type: "range", min: "0", max: "1", step: "0.05", value: state.heat, "aria-label": "Opacity of the heat map" });
-      const set = () => { body.style.setProperty("--heat", slider.value); };
-      slider.addEventListener("input", () => { set(); state.heat = slider.value; keep(state); });
+      tools.append(
+        el("span", { class: "quiet", text: "Context" }),
+        choice("Context width", WIDTHS, state.ctx, (ctx) => change({ ctx })),
+        glyphs,
+      );
+    } else if (Math.max(...probe.report.manifest.layout.grid) > 1) {
+      const slider = el("input", {
+        type: "range",
+        min: "0",
+        max: "1",
+        step: "0.05",
+        value: state.heat,
+        "aria-label": "Opacity of the heat map",
+      });
+      const set = () => {
+        body.style.setProperty("--heat", slider.value);
+      };
+      slider.addEventListener("input", () => {
+        set();
+        state.heat = slider.value;
+        keep(state);
+      });
       set();
       tools.append(el("label", { class: "range" }, el("span", { text: "Heat map" }), slider));
     }
     draw();
-    return el("section", { class: "panel example-panel" }, el("div", { class: "panel-head" }, tabs, tools), note, body);
+    return el(
+      "section",
+      { class: "panel example-panel" },
+      el("div", { class: "panel-head" }, tabs, tools),
+      note,
+      body,
+    );
   };
 })(window.probe);

@@ -10,13 +10,23 @@
     ["modules", "Modules", "index.html#/modules"],
   ];
   const KEYS = [
-    ["/", "search features"], ["j  k", "next, previous row of the list"], ["Enter", "open the row"],
-    ["n  p", "next, previous feature"], ["r", "a feature at random"],
-    ["g o", "overview"], ["g l", "list of features"], ["g m", "map"], ["g c", "modules"],
-    ["t", "theme: system, light, dark"], ["?", "this panel"], ["Esc", "close"],
+    ["/", "search features"],
+    ["j  k", "next, previous row of the list"],
+    ["Enter", "open the row"],
+    ["n  p", "next, previous feature"],
+    ["r", "a feature at random"],
+    ["g o", "overview"],
+    ["g l", "list of features"],
+    ["g m", "map"],
+    ["g c", "modules"],
+    ["t", "theme: system, light, dark"],
+    ["?", "this panel"],
+    ["Esc", "close"],
   ];
 
-  probe.go = (target) => { location.href = `index.html#/${target}`; };
+  probe.go = (target) => {
+    location.href = `index.html#/${target}`;
+  };
 
   probe.random = function () {
     const alive = [];
@@ -28,12 +38,39 @@
   probe.header = function (current) {
     const { manifest } = probe.report;
     const search = el("input", {
-      type: "search", id: "search", placeholder: "Search features", "aria-label": "Search features by number, label or token",
-      autocomplete: "off", spellcheck: "false",
+      type: "search",
+      id: "search",
+      placeholder: "Search features",
+      "aria-label": "Search features by number, label or token",
+      autocomplete: "off",
+      spellcheck: "false",
     });
-    const form = el("form", { role: "search", on: { submit: (event) => { event.preventDefault(); found(search.value); } } }, search, el("kbd", { text: "/", "aria-hidden": "true" }));
-    search.addEventListener("input", () => dispatchEvent(new CustomEvent("searching", { detail: search.value })));
-    const theme = el("button", { class: "icon", on: { click: () => { probe.nextTheme(); show(); } } });
+    const form = el(
+      "form",
+      {
+        role: "search",
+        on: {
+          submit: (event) => {
+            event.preventDefault();
+            found(search.value);
+          },
+        },
+      },
+      search,
+      el("kbd", { text: "/", "aria-hidden": "true" }),
+    );
+    search.addEventListener("input", () =>
+      dispatchEvent(new CustomEvent("searching", { detail: search.value })),
+    );
+    const theme = el("button", {
+      class: "icon",
+      on: {
+        click: () => {
+          probe.nextTheme();
+          show();
+        },
+      },
+    });
     const show = () => {
       theme.textContent = { auto: "◐", light: "○", dark: "●" }[probe.theme()];
       theme.setAttribute("aria-label", `Theme: ${probe.theme()}`);
@@ -42,11 +79,34 @@
     addEventListener("themechange", show);
     show();
     document.getElementById("header").replaceChildren(
-      el("a", { class: "mark", href: "index.html#/" }, el("img", { src: "assets/icon.svg", alt: "", width: "22", height: "22" }),
-        el("span", { text: "probe_sae" }), el("bdi", { class: "site", text: manifest.site || "" })),
-      el("nav", { "aria-label": "Pages" }, PLACES.map(([name, text, href]) => el("a", { href, "data-page": name, "aria-current": name === current ? "page" : null, text }))),
+      el(
+        "a",
+        { class: "mark", href: "index.html#/" },
+        el("img", { src: "assets/icon.svg", alt: "", width: "22", height: "22" }),
+        el("span", { text: "probe_sae" }),
+        el("bdi", { class: "site", text: manifest.site || "" }),
+      ),
+      el(
+        "nav",
+        { "aria-label": "Pages" },
+        PLACES.map(([name, text, href]) =>
+          el("a", { href, "data-page": name, "aria-current": name === current ? "page" : null, text }),
+        ),
+      ),
       form,
-      el("div", { class: "tools" }, theme, el("button", { class: "icon", text: "?", "aria-label": "Help", tip: "Help and keys (?)", on: { click: help } })));
+      el(
+        "div",
+        { class: "tools" },
+        theme,
+        el("button", {
+          class: "icon",
+          text: "?",
+          "aria-label": "Help",
+          tip: "Help and keys (?)",
+          on: { click: help },
+        }),
+      ),
+    );
   };
 
   probe.current = function (page) {
@@ -60,7 +120,8 @@
   function found(text) {
     const number = text.trim().replace(/^#/, "");
     if (/^\d+$/.test(number) && Number(number) < probe.report.count) probe.go(`feature/${Number(number)}`);
-    else if (!document.querySelector("#table, .map-frame")) probe.go(`features?q=${encodeURIComponent(text.trim())}`);
+    else if (!document.querySelector("#table, .map-frame"))
+      probe.go(`features?q=${encodeURIComponent(text.trim())}`);
     else document.getElementById("table")?.focus();
   }
 
@@ -69,19 +130,45 @@
     panel?.remove();
     const file = el("input", { type: "file", accept: ".json,application/json", hidden: true });
     file.addEventListener("change", () => file.files[0] && probe.notes.import(file.files[0]));
-    panel = el("dialog", { class: "help", "aria-label": "Help" },
+    panel = el(
+      "dialog",
+      { class: "help", "aria-label": "Help" },
       el("form", { method: "dialog" }, el("button", { class: "icon", "aria-label": "Close", text: "×" })),
       el("h2", { text: "How to read this report" }),
-      el("p", { text: "A feature is one direction of the dictionary. It fires on a row – a token, or a patch of an image – when its activation there is above zero. Colour shows activation as a share of the feature's own maximum; the outlined place is the one that the example was chosen for." }),
-      el("p", { text: "“Top” holds the strongest firings and flatters every feature. “Random” is a fair sample of all firings: trust a label only when it fits those too." }),
-      el("p", { text: "Numbers are the analysis's own; activations of the tokens around an example are kept in 255 steps of the feature's maximum, hence the “≈” in their tooltips." }),
+      el("p", {
+        text: "A feature is one direction of the dictionary. It fires on a row – a token, or a patch of an image – when its activation there is above zero. Colour shows activation as a share of the feature's own maximum; the outlined place is the one that the example was chosen for.",
+      }),
+      el("p", {
+        text: "“Top” holds the strongest firings and flatters every feature. “Random” is a fair sample of all firings: trust a label only when it fits those too.",
+      }),
+      el("p", {
+        text: "Numbers are the analysis's own; activations of the tokens around an example are kept in 255 steps of the feature's maximum, hence the “≈” in their tooltips.",
+      }),
       el("h3", { text: "Keys" }),
-      el("dl", { class: "keys" }, KEYS.map(([keys, does]) => [el("dt", {}, keys.split(/ +/).map((key) => el("kbd", { text: key }))), el("dd", { text: does })])),
+      el(
+        "dl",
+        { class: "keys" },
+        KEYS.map(([keys, does]) => [
+          el(
+            "dt",
+            {},
+            keys.split(/ +/).map((key) => el("kbd", { text: key })),
+          ),
+          el("dd", { text: does }),
+        ]),
+      ),
       el("h3", { text: "Your labels and notes" }),
-      el("p", { text: "They stay in this browser. Export them to a file to share, or to bake into a report with --labels." }),
-      el("p", { class: "buttons" },
+      el("p", {
+        text: "They stay in this browser. Export them to a file to share, or to bake into a report with --labels.",
+      }),
+      el(
+        "p",
+        { class: "buttons" },
         el("button", { text: "Export", on: { click: () => probe.notes.export() } }),
-        el("button", { text: "Import…", on: { click: () => file.click() } }), file));
+        el("button", { text: "Import…", on: { click: () => file.click() } }),
+        file,
+      ),
+    );
     document.body.append(panel);
     panel.showModal();
   }
@@ -89,17 +176,28 @@
 
   let leader = 0;
   addEventListener("keydown", (event) => {
-    const typing = event.target instanceof Element && event.target.closest("input, textarea, select, [contenteditable]");
+    const typing =
+      event.target instanceof Element && event.target.closest("input, textarea, select, [contenteditable]");
     if (event.key === "Escape" && typing) event.target.blur();
-    if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || !probe.report) return;
+    if (
+      typing ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey ||
+      document.querySelector("dialog[open]") ||
+      !probe.report
+    )
+      return;
     const led = Date.now() - leader < 1200;
     leader = 0;
     const places = { o: "", l: "features", c: "modules" };
     if (led && event.key === "m") location.href = "map.html";
     else if (led && event.key in places) probe.go(places[event.key]);
     else if (event.key === "g") leader = Date.now();
-    else if (event.key === "/") { event.preventDefault(); document.getElementById("search")?.focus(); }
-    else if (event.key === "?") help();
+    else if (event.key === "/") {
+      event.preventDefault();
+      document.getElementById("search")?.focus();
+    } else if (event.key === "?") help();
     else if (event.key === "t") probe.nextTheme();
     else if (event.key === "r") probe.random();
   });

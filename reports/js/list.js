@@ -6,16 +6,27 @@
   const HEIGHT = 40;
   const SPARE = 6;
   const COLUMNS = [
-    ["id", "Feature", "Number of the feature"], [null, "Commonest tokens", "Your label, and the commonest tokens (or classes) among its firings"],
-    ["share", "Top share", "Share of the firings on the commonest token"], ["density", "Density", "density"],
-    ["max", "Max", "max"], ["mean", "Mean", "mean"], [null, "Firings", "Histogram of the firings, from 0 to the maximum; heights on a log scale"],
+    ["id", "Feature", "Number of the feature"],
+    [null, "Commonest tokens", "Your label, and the commonest tokens (or classes) among its firings"],
+    ["share", "Top share", "Share of the firings on the commonest token"],
+    ["density", "Density", "density"],
+    ["max", "Max", "max"],
+    ["mean", "Mean", "mean"],
+    [null, "Firings", "Histogram of the firings, from 0 to the maximum; heights on a log scale"],
     ["module", "Module", "Community of features that fire together"],
   ];
 
   function range(name, text, state, bounds, change) {
     const value = state[name] === "" ? (name === "from" ? bounds[0] : 0) : Number(state[name]);
     const output = el("output", { text: probe.percent(10 ** value) });
-    const input = el("input", { type: "range", min: bounds[0], max: 0, step: "0.25", value, "aria-label": text });
+    const input = el("input", {
+      type: "range",
+      min: bounds[0],
+      max: 0,
+      step: "0.25",
+      value,
+      "aria-label": text,
+    });
     input.addEventListener("input", () => {
       const chosen = Number(input.value);
       output.textContent = probe.percent(10 ** chosen);
@@ -34,8 +45,14 @@
   function moduleChoice(state, change) {
     const { modules } = probe.report.manifest;
     if (modules.length === 0) return null;
-    const select = el("select", { "aria-label": "Module" }, el("option", { value: "", text: "all modules" }),
-      modules.slice(0, 200).map(({ module, size }) => el("option", { value: module, text: `module ${module} (${size})` })));
+    const select = el(
+      "select",
+      { "aria-label": "Module" },
+      el("option", { value: "", text: "all modules" }),
+      modules
+        .slice(0, 200)
+        .map(({ module, size }) => el("option", { value: module, text: `module ${module} (${size})` })),
+    );
     select.value = state.module;
     select.addEventListener("change", () => change({ module: select.value }));
     return select;
@@ -46,19 +63,37 @@
     const module = probe.moduleOf(id);
     const { star } = probe.notes.get(id);
     const density = probe.density(id);
-    return el("tr", { "aria-rowindex": at + 2, "data-id": id, class: at === cursor ? "cursor" : null, "aria-current": at === cursor ? "true" : null },
-      el("td", { class: "id" }, el("a", { href: `#/feature/${id}`, text: `#${id}` }), star && el("span", { class: "star", "aria-label": "starred", text: "★" })),
+    return el(
+      "tr",
+      {
+        "aria-rowindex": at + 2,
+        "data-id": id,
+        class: at === cursor ? "cursor" : null,
+        "aria-current": at === cursor ? "true" : null,
+      },
+      el(
+        "td",
+        { class: "id" },
+        el("a", { href: `#/feature/${id}`, text: `#${id}` }),
+        star && el("span", { class: "star", "aria-label": "starred", text: "★" }),
+      ),
       el("td", { class: "names" }, probe.nameOf(id, 5)),
       el("td", { class: "share", text: index.share[id] ? `${Math.round(index.share[id] / 655.35)} %` : "–" }),
       el("td", { class: "density", tip: probe.oneIn(density), text: probe.percent(density) }),
       el("td", { class: "max", text: index.firings[id] ? probe.number(index.max[id]) : "–" }),
       el("td", { class: "mean", text: probe.number(index.mean[id]) }),
       el("td", { class: "sparks" }, sparks && probe.spark(sparks(id))),
-      el("td", { class: "module" }, module >= 0 && el("a", { href: `#/module/${module}`, text: module })));
+      el("td", { class: "module" }, module >= 0 && el("a", { href: `#/module/${module}`, text: module })),
+    );
   }
 
   probe.list = async function (route) {
-    const state = Object.fromEntries(["q", "sort", "from", "to", "module", "starred", "dead"].map((name) => [name, route.query.get(name) || ""]));
+    const state = Object.fromEntries(
+      ["q", "sort", "from", "to", "module", "starred", "dead"].map((name) => [
+        name,
+        route.query.get(name) || "",
+      ]),
+    );
     const search = document.getElementById("search");
     // While this page was being made, a person may have typed on.
     if (document.activeElement === search && search.value.trim() && search.value !== state.q) {
@@ -72,34 +107,81 @@
     const body = el("tbody");
     const heads = el("tr", { "aria-rowindex": "1" });
     const table = el("table", { class: "features", "aria-label": "Features" }, el("thead", {}, heads), body);
-    const scroller = el("div", { class: "scroller", id: "table", tabindex: "0", role: "region", "aria-label": "List of features" }, table);
+    const scroller = el(
+      "div",
+      { class: "scroller", id: "table", tabindex: "0", role: "region", "aria-label": "List of features" },
+      table,
+    );
     const count = el("p", { class: "count", role: "status" });
-    const nothing = el("p", { class: "nothing", hidden: true, text: "No feature matches. Clear the search or widen the filters." });
+    const nothing = el("p", {
+      class: "nothing",
+      hidden: true,
+      text: "No feature matches. Clear the search or widen the filters.",
+    });
 
     function drawHeads() {
       const sort = state.sort || "-density";
-      heads.replaceChildren(...COLUMNS.map(([name, text, meaning]) => {
-        const active = name && sort.replace("-", "") === name;
-        const direction = sort.startsWith("-") ? "descending" : "ascending";
-        const tip = probe.report.manifest.definitions[meaning] || meaning;
-        const press = () => change({ sort: active && sort.startsWith("-") ? name : active ? `-${name}` : ["id", "module"].includes(name) ? name : `-${name}` });
-        return el("th", { scope: "col", class: name || (text === "Firings" ? "sparks" : "names"), "aria-sort": active ? direction : null },
-          name ? el("button", { class: "sort", tip, on: { click: press } }, text, el("span", { "aria-hidden": "true", text: active ? (direction === "descending" ? " ↓" : " ↑") : "" })) : el("span", { tip, text }));
-      }));
+      heads.replaceChildren(
+        ...COLUMNS.map(([name, text, meaning]) => {
+          const active = name && sort.replace("-", "") === name;
+          const direction = sort.startsWith("-") ? "descending" : "ascending";
+          const tip = probe.report.manifest.definitions[meaning] || meaning;
+          const press = () =>
+            change({
+              sort:
+                active && sort.startsWith("-")
+                  ? name
+                  : active
+                    ? `-${name}`
+                    : ["id", "module"].includes(name)
+                      ? name
+                      : `-${name}`,
+            });
+          return el(
+            "th",
+            {
+              scope: "col",
+              class: name || (text === "Firings" ? "sparks" : "names"),
+              "aria-sort": active ? direction : null,
+            },
+            name
+              ? el(
+                  "button",
+                  { class: "sort", tip, on: { click: press } },
+                  text,
+                  el("span", {
+                    "aria-hidden": "true",
+                    text: active ? (direction === "descending" ? " ↓" : " ↑") : "",
+                  }),
+                )
+              : el("span", { tip, text }),
+          );
+        }),
+      );
     }
     function drawRows() {
       const first = Math.max(0, Math.floor(scroller.scrollTop / HEIGHT) - SPARE);
-      const last = Math.min(order.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / HEIGHT) + SPARE);
+      const last = Math.min(
+        order.length,
+        Math.ceil((scroller.scrollTop + scroller.clientHeight) / HEIGHT) + SPARE,
+      );
       top.style.height = `${first * HEIGHT}px`;
       end.style.height = `${(order.length - last) * HEIGHT}px`;
-      body.replaceChildren(top, ...order.slice(first, last).map((id, i) => row(id, first + i, cursor, sparks)), end);
+      body.replaceChildren(
+        top,
+        ...order.slice(first, last).map((id, i) => row(id, first + i, cursor, sparks)),
+        end,
+      );
     }
     function choose() {
       order = probe.select(state);
       probe.order = order;
       cursor = -1;
       table.setAttribute("aria-rowcount", order.length + 1);
-      count.replaceChildren(el("b", { text: probe.number(order.length) }), ` of ${probe.number(probe.report.count)} features`);
+      count.replaceChildren(
+        el("b", { text: probe.number(order.length) }),
+        ` of ${probe.number(probe.report.count)} features`,
+      );
       nothing.hidden = order.length > 0;
       drawHeads();
       drawRows();
@@ -120,22 +202,35 @@
     }
 
     let waiting = 0;
-    scroller.addEventListener("scroll", () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(drawRows); });
+    scroller.addEventListener("scroll", () => {
+      cancelAnimationFrame(waiting);
+      waiting = requestAnimationFrame(drawRows);
+    });
     const sized = new ResizeObserver(drawRows);
     sized.observe(scroller);
     body.addEventListener("click", (event) => {
       const found = event.target.closest("tr[data-id]");
-      if (found && !event.target.closest("a") && !String(getSelection())) location.hash = `#/feature/${found.dataset.id}`;
+      if (found && !event.target.closest("a") && !String(getSelection()))
+        location.hash = `#/feature/${found.dataset.id}`;
     });
     const searched = (event) => change({ q: event.detail });
     const keys = (event) => {
-      if (event.target.closest("input, textarea, select, button, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (
+        event.target.closest("input, textarea, select, button, dialog") ||
+        event.ctrlKey ||
+        event.metaKey ||
+        event.altKey
+      )
+        return;
       if (event.key === "j") move(1);
       else if (event.key === "k") move(-1);
-      else if (event.key === "Enter" && cursor >= 0 && !event.target.closest("a")) location.hash = `#/feature/${order[cursor]}`;
+      else if (event.key === "Enter" && cursor >= 0 && !event.target.closest("a"))
+        location.hash = `#/feature/${order[cursor]}`;
     };
     let place = 0;
-    scroller.addEventListener("scroll", () => { place = scroller.scrollTop; });
+    scroller.addEventListener("scroll", () => {
+      place = scroller.scrollTop;
+    });
     addEventListener("searching", searched);
     addEventListener("keydown", keys);
     addEventListener("noteschange", choose);
@@ -149,17 +244,57 @@
     choose();
     if (left && left.state === JSON.stringify(state)) {
       const { place: before, cursor: row } = left;
-      probe.later(() => { scroller.scrollTop = before; cursor = row; drawRows(); });
+      probe.later(() => {
+        scroller.scrollTop = before;
+        cursor = row;
+        drawRows();
+      });
     }
-    probe.later(async () => { try { sparks = await probe.sparks(); drawRows(); } catch (error) { probe.say(error.message); } });
+    probe.later(async () => {
+      try {
+        sparks = await probe.sparks();
+        drawRows();
+      } catch (error) {
+        probe.say(error.message);
+      }
+    });
     document.title = "Features · probe_sae";
-    return el("div", { class: "page list" },
-      el("div", { class: "list-head" }, el("h1", { text: "Features" }), count,
-        el("div", { class: "buttons" },
-          el("button", { class: "plain", text: "CSV", tip: "Save this selection as CSV", on: { click: () => probe.exportSelection(order, "csv") } }),
-          el("button", { class: "plain", text: "JSON", tip: "Save this selection as JSON", on: { click: () => probe.exportSelection(order, "json") } }))),
-      el("div", { class: "filters" }, range("from", "Density from", state, [low], change), range("to", "to", state, [low], change),
-        moduleChoice(state, change), check("starred", "starred", state, change), check("dead", "show dead", state, change)),
-      scroller, nothing);
+    return el(
+      "div",
+      { class: "page list" },
+      el(
+        "div",
+        { class: "list-head" },
+        el("h1", { text: "Features" }),
+        count,
+        el(
+          "div",
+          { class: "buttons" },
+          el("button", {
+            class: "plain",
+            text: "CSV",
+            tip: "Save this selection as CSV",
+            on: { click: () => probe.exportSelection(order, "csv") },
+          }),
+          el("button", {
+            class: "plain",
+            text: "JSON",
+            tip: "Save this selection as JSON",
+            on: { click: () => probe.exportSelection(order, "json") },
+          }),
+        ),
+      ),
+      el(
+        "div",
+        { class: "filters" },
+        range("from", "Density from", state, [low], change),
+        range("to", "to", state, [low], change),
+        moduleChoice(state, change),
+        check("starred", "starred", state, change),
+        check("dead", "show dead", state, change),
+      ),
+      scroller,
+      nothing,
+    );
   };
 })(window.probe);

@@ -11,7 +11,11 @@
 
   function all() {
     if (own === null) {
-      try { own = JSON.parse(probe.recall(key())) || {}; } catch { own = {}; }
+      try {
+        own = JSON.parse(probe.recall(key())) || {};
+      } catch {
+        own = {};
+      }
     }
     return own;
   }
@@ -31,15 +35,20 @@
     entries: () => ({ ...probe.report.baked, ...all() }),
 
     export() {
-      const labels = Object.fromEntries(Object.entries(probe.notes.entries())
-        .filter(([, entry]) => entry.label || entry.note || entry.star));
+      const labels = Object.fromEntries(
+        Object.entries(probe.notes.entries()).filter(([, entry]) => entry.label || entry.note || entry.star),
+      );
       const text = JSON.stringify({ format: FORMAT, version: 1, labels }, null, 1);
       probe.download("labels.json", "application/json", text);
     },
 
     async import(file) {
       let found = null;
-      try { found = JSON.parse(await file.text()); } catch { /* told below */ }
+      try {
+        found = JSON.parse(await file.text());
+      } catch {
+        /* told below */
+      }
       if (!found || found.format !== FORMAT || typeof found.labels !== "object" || found.labels === null) {
         probe.say(`${file.name} is not a file of labels from a report.`);
         return;
@@ -48,7 +57,9 @@
       for (const [feature, entry] of Object.entries(found.labels)) {
         if (!/^\d+$/.test(feature) || Number(feature) >= probe.report.count || !entry) continue;
         all()[feature] = {
-          label: String(entry.label || ""), note: String(entry.note || ""), star: Boolean(entry.star),
+          label: String(entry.label || ""),
+          note: String(entry.note || ""),
+          star: Boolean(entry.star),
         };
         count += 1;
       }

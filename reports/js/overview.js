@@ -2,103 +2,41 @@
 // The first page: what was looked into, how good the dictionary is, where to start.
 (function (probe) {
   const { el } = probe;
-  const SHARES = new Set(["fraction_unexplained", "loss_recovered", "dead_fraction", "dense_fraction"]);
-  const NAMES = {
-    fraction_unexplained: "Fraction unexplained", l0: "Features firing on a row", loss_recovered: "Loss recovered",
-    dead_fraction: "Dead features", dense_fraction: "Dense features", rows_evaluated: "Rows evaluated",
-    test_mse: "Test error (MSE)", original: "Original", spliced: "Spliced", mean_ablated: "Mean-ablated", zero_ablated: "Zero-ablated",
-  };
-  const title = (name) => NAMES[name] || name.replace(/_/g, " ").replace(/^./, (char) => char.toUpperCase());
-  const shown = (name, value) => (SHARES.has(name) ? probe.percent(value) : probe.number(value));
-  const isTable = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
-
-  // A value of the report's facts as one line of text.
-  function line(value) {
-    if (Array.isArray(value)) return value.length > 8 ? `${value.length} values` : value.map(line).join(", ");
-    if (isTable(value)) return Object.entries(value).map(([key, item]) => `${key} ${line(item)}`).join(" · ");
-    return typeof value === "number" ? probe.number(value, 5) : String(value);
-  }
-  const first = (value) => (isTable(value) ? value.name ?? value.id ?? value.arch ?? line(value) : value);
+  const { line, isTable, cards, checks, nested, densityPlot, trainingPlots } = probe.quality;
+  const first = (value) => (isTable(value) ? (value.name ?? value.id ?? value.arch ?? line(value)) : value);
 
   function hero(manifest) {
     const sae = isTable(manifest.sae) ? manifest.sae : {};
-    return el("section", { class: "hero" },
+    return el(
+      "section",
+      { class: "hero" },
       el("p", { class: "eyebrow", text: "Sparse autoencoder report" }),
       el("h1", {}, el("bdi", { text: manifest.site || "Features" })),
-      el("p", { class: "lead" },
-        el("b", { text: probe.number(manifest.features) }), " features",
+      el(
+        "p",
+        { class: "lead" },
+        el("b", { text: probe.number(manifest.features) }),
+        " features",
         sae.arch && [" learned by a ", el("b", { text: sae.arch }), " autoencoder"],
-        manifest.host && [" from the activations of ", el("bdi", { class: "em", text: line(first(manifest.host)) })],
+        manifest.host && [
+          " from the activations of ",
+          el("bdi", { class: "em", text: line(first(manifest.host)) }),
+        ],
         manifest.dataset && [" on ", el("bdi", { class: "em", text: line(first(manifest.dataset)) })],
-        ". Over ", el("b", { text: probe.number(manifest.rows) }), ` ${manifest.kind === "image" ? "rows" : "tokens"} `,
-        el("b", { text: probe.number(manifest.alive) }), " of them fire."),
-      el("p", { class: "buttons" },
+        ". ",
+        el("b", { text: probe.number(manifest.alive) }),
+        " of them fire on the ",
+        el("b", { text: probe.number(manifest.rows) }),
+        ` ${manifest.kind === "image" ? "rows" : "tokens"} analysed.`,
+      ),
+      el(
+        "p",
+        { class: "buttons" },
         el("a", { class: "button main", href: "#/features", text: "Browse features" }),
         el("a", { class: "button", href: "map.html", text: "Open the map" }),
-        el("button", { text: "One at random", on: { click: probe.random } })));
-  }
-
-  function cards(metrics) {
-    const order = ["fraction_unexplained", "loss_recovered", "l0", "dead_fraction", "dense_fraction"];
-    const scalars = Object.entries(metrics).filter(([, value]) => typeof value === "number");
-    const rest = scalars.map(([name]) => name).filter((name) => !order.includes(name) && name !== "rows_evaluated");
-    return el("dl", { class: "cards" }, [...order, ...rest].filter((name) => typeof metrics[name] === "number").map((name) =>
-      el("div", {}, el("dt", {}, probe.term(title(name), name)), el("dd", { text: shown(name, metrics[name]) }))));
-  }
-
-  function checks(found) {
-    return el("ul", { class: "checks" }, found.map((check) => {
-      const state = check.holds === null ? "unknown" : check.holds ? "pass" : "warn";
-      const bound = `${check.is_ceiling ? "at most" : "at least"} ${probe.percent(check.threshold)}`;
-      return el("li", { class: state },
-        el("span", { class: "sign", "aria-label": { pass: "passes", warn: "warning", unknown: "not measured" }[state], text: { pass: "✓", warn: "!", unknown: "–" }[state] }),
-        el("div", {}, el("b", { text: check.claim }),
-          el("span", { class: "figure", text: check.holds === null ? "not measured" : probe.percent(check.value) }),
-          el("p", { class: "quiet", text: `${bound}. ${check.why}` })));
-    }));
-  }
-
-  // Nested metrics: a table of scalars, or of tables of scalars (baselines).
-  function nested(name, value) {
-    const known = Object.keys(NAMES);
-    const entries = Object.entries(value).sort(([a], [b]) => known.indexOf(a) - known.indexOf(b));
-    const most = Math.max(...entries.map(([, item]) => (typeof item === "number" ? item : 0)), 1e-12);
-    const tables = entries.filter(([, item]) => isTable(item));
-    const columns = [...new Set(tables.flatMap(([, item]) => Object.keys(item)))];
-    const cell = (key, item) => el("td", { text: item === undefined || item === null ? "–" : typeof item === "number" ? shown(key, item) : line(item) });
-    return el("section", { class: "panel" }, el("h3", { text: title(name) }),
-      el("div", { class: "wide-table" }, tables.length
-        ? el("table", { class: "numbers" }, el("thead", {}, el("tr", {}, el("th"), columns.map((key) => el("th", { scope: "col" }, probe.term(title(key), key))))),
-          el("tbody", {}, tables.map(([key, item]) => el("tr", {}, el("th", { scope: "row", text: key }), columns.map((column) => cell(column, item[column]))))))
-        : el("table", { class: "numbers" }, el("tbody", {}, entries.map(([key, item]) =>
-          el("tr", {}, el("th", { scope: "row" }, probe.term(title(key), `${name}.${key}`)),
-            el("td", { class: "bar" }, typeof item === "number" && el("span", { class: "meter", "aria-hidden": "true" }, el("i", { style: { width: `${Math.max(0, item / most) * 100}%` } }))), cell(key, item)))))));
-  }
-
-  function densityPlot(manifest) {
-    const { edges, counts } = manifest.density_histogram;
-    const share = (log) => probe.percent(10 ** log);
-    const frame = el("div", {}, probe.bars({
-      label: "Histogram of the features' densities", counts, low: edges[0], high: edges[edges.length - 1], height: 220,
-      tick: share, xTicks: edges.filter((edge) => Number.isInteger(edge)),
-      tip: (i) => `${probe.number(counts[i])} features fire on ${share(edges[i])} to ${share(edges[i + 1])} of the rows`,
-      caption: "share of rows on which a feature fires (log)",
-    }));
-    return el("section", { class: "panel" },
-      el("div", { class: "panel-head" }, el("h3", {}, probe.term("Density", "density"), " of the features"), probe.interactive(frame, "density")),
-      frame, el("p", { class: "quiet", text: `${probe.number(manifest.dead)} dead features are not in the plot.` }));
-  }
-
-  function trainingPlots(lines) {
-    const names = ["fraction_unexplained", "loss", "l0", "dead_fraction"].filter((name) =>
-      lines.filter((item) => Number.isFinite(item[name]) && Number.isFinite(item.step)).length > 1);
-    if (names.length === 0) return null;
-    const frame = el("div", { class: "curves" }, names.map((name) => el("figure", {},
-      el("figcaption", {}, probe.term(title(name), name)),
-      probe.curve({ label: `${title(name)} by training step`, xs: lines.map((item) => item.step), ys: lines.map((item) => item[name] ?? NaN), format: SHARES.has(name) ? probe.percent : probe.number }))));
-    return el("section", { class: "panel" },
-      el("div", { class: "panel-head" }, el("h3", { text: "Training" }), probe.interactive(frame, "training")), frame,
-      el("p", { class: "quiet", text: "By training step, on training batches." }));
+        el("button", { text: "One at random", on: { click: probe.random } }),
+      ),
+    );
   }
 
   async function startCard(id) {
@@ -106,37 +44,109 @@
     const tops = feature.examples.filter((example) => example.kind === "top");
     const body = el("div", { class: "sample" });
     if (probe.report.manifest.kind === "text") {
-      const pairs = await Promise.all(tops.slice(0, 8).map(async (example) => ({ example, context: await probe.context(example.context) })));
-      body.append(...probe.fold(pairs).slice(0, 3).map(({ example, context }) => probe.excerpt(example, context, feature, vocabulary, { width: "5", glyphs: false })));
+      const pairs = await Promise.all(
+        tops.slice(0, 8).map(async (example) => ({ example, context: await probe.context(example.context) })),
+      );
+      body.append(
+        ...probe
+          .fold(pairs)
+          .slice(0, 3)
+          .map(({ example, context }) =>
+            probe.excerpt(example, context, feature, vocabulary, { width: "5", glyphs: false }),
+          ),
+      );
     } else {
-      const plates = await Promise.all(tops.slice(0, 4).map(async (example) => probe.picturePlate(example, await probe.picture(example.context), feature, vocabulary)));
+      const plates = await Promise.all(
+        tops
+          .slice(0, 4)
+          .map(async (example) =>
+            probe.picturePlate(example, await probe.picture(example.context), feature, vocabulary),
+          ),
+      );
       body.append(el("div", { class: "plates small" }, plates));
     }
-    return el("li", { class: "card" },
-      el("a", { class: "card-link", href: `#/feature/${id}` }, el("span", { class: "id", text: `#${id}` }), probe.nameOf(id)), body,
-      el("p", { class: "quiet", text: `fires on ${probe.percent(feature.density)} of rows` }));
+    return el(
+      "li",
+      { class: "card" },
+      el(
+        "a",
+        { class: "card-link", href: `#/feature/${id}` },
+        el("span", { class: "id", text: `#${id}` }),
+        probe.nameOf(id),
+      ),
+      body,
+      el("p", { class: "quiet", text: `fires on ${probe.percent(feature.density)} of rows` }),
+    );
   }
 
   function starts(ids) {
     if (ids.length === 0) return null;
-    const list = el("ul", { class: "start" }, ids.map(() => el("li", { class: "card waiting" })));
+    const list = el(
+      "ul",
+      { class: "start" },
+      ids.map(() => el("li", { class: "card waiting" })),
+    );
     probe.later(async () => {
       const slots = [...list.children];
-      await Promise.all(ids.map(async (id, i) => {
-        try { slots[i].replaceWith(await startCard(id)); } catch (error) { slots[i].replaceChildren(probe.problem(error)); }
-      }));
+      await Promise.all(
+        ids.map(async (id, i) => {
+          try {
+            slots[i].replaceWith(await startCard(id));
+          } catch (error) {
+            slots[i].replaceChildren(probe.problem(error));
+          }
+        }),
+      );
     });
-    return el("section", {}, el("h2", { text: "Good places to start" }),
-      el("p", { class: "quiet", text: "From the rarest to the densest features; in each part, the one most about a single token. Chosen to be clear, so not typical: open one at random for a fair look." }), list);
+    return el(
+      "section",
+      {},
+      el("h2", { text: "Good places to start" }),
+      el("p", {
+        class: "quiet",
+        text: "From the rarest to the densest features; in each part, the one most about a single token. Chosen to be clear, so not typical: open one at random for a fair look.",
+      }),
+      list,
+    );
   }
 
   function facts(manifest) {
+    const pair = ([key, item]) => {
+      const whole = line(item);
+      const isDigest = /^[0-9a-f]{24,}$/.test(whole);
+      return el(
+        "span",
+        { class: "pair" },
+        el("i", { text: key.replace(/_/g, " ") }),
+        " ",
+        isDigest
+          ? el("span", { class: "term", tabindex: "0", tip: whole, text: whole.slice(0, 12) })
+          : el("bdi", { text: whole }),
+      );
+    };
+    const byName = ([a], [b]) => (b === "name") - (a === "name");
     const names = ["host", "site", "dataset", "split", "rows", "contexts", "store", "sae", "versions"];
-    return el("section", { class: "panel" }, el("h3", { text: "What this is about" }),
-      el("dl", { class: "facts" }, names.filter((name) => manifest[name] !== null && manifest[name] !== undefined).map((name) =>
-        [el("dt", { text: name === "sae" ? "SAE" : name }), el("dd", {}, isTable(manifest[name])
-          ? Object.entries(manifest[name]).map(([key, item]) => el("span", { class: "pair" }, el("i", { text: key }), " ", el("bdi", { text: line(item) })))
-          : el("bdi", { text: line(manifest[name]) }))])));
+    return el(
+      "section",
+      { class: "panel" },
+      el("h3", { text: "What this is about" }),
+      el(
+        "dl",
+        { class: "facts" },
+        names
+          .filter((name) => manifest[name] !== null && manifest[name] !== undefined)
+          .map((name) => [
+            el("dt", { text: name === "sae" ? "SAE" : name }),
+            el(
+              "dd",
+              {},
+              isTable(manifest[name])
+                ? Object.entries(manifest[name]).sort(byName).map(pair)
+                : el("bdi", { text: line(manifest[name]) }),
+            ),
+          ]),
+      ),
+    );
   }
 
   probe.overview = async function () {
@@ -145,15 +155,36 @@
     const { metrics } = manifest;
     const rows = metrics.rows_evaluated;
     document.title = `${manifest.site || "Overview"} · probe_sae`;
-    return el("div", { class: "page overview" }, hero(manifest),
-      el("section", {}, el("h2", { text: "How good is it?" }),
-        el("p", { class: "quiet", text: `Measured on ${rows ? `${probe.number(rows)} ` : ""}${manifest.measured_on}. Hover or focus a dotted word for its definition.` }),
-        cards(metrics), checks(manifest.checks)),
+    return el(
+      "div",
+      { class: "page overview" },
+      hero(manifest),
+      el(
+        "section",
+        {},
+        el("h2", { text: "How good is it?" }),
+        el("p", {
+          class: "quiet",
+          text: `Measured on ${rows ? `${probe.number(rows)} ` : ""}${manifest.measured_on}. Thresholds are rules of thumb. Hover or focus a dotted word for its definition.`,
+        }),
+        cards(metrics),
+        checks(manifest.checks),
+      ),
       starts(manifest.start),
       el("h2", { text: "The dictionary as a whole" }),
-      el("div", { class: "columns" },
-        el("div", { class: "stack" }, densityPlot(manifest),
-          Object.entries(metrics).filter(([, value]) => isTable(value)).map(([name, value]) => nested(name, value))),
-        el("div", { class: "stack" }, trainingPlots(training), facts(manifest))));
+      el(
+        "div",
+        { class: "columns" },
+        el(
+          "div",
+          { class: "stack" },
+          densityPlot(manifest),
+          Object.entries(metrics)
+            .filter(([, value]) => isTable(value))
+            .map(([name, value]) => nested(name, value)),
+        ),
+        el("div", { class: "stack" }, trainingPlots(training), facts(manifest)),
+      ),
+    );
   };
 })(window.probe);

@@ -7,7 +7,8 @@
     const canvas = el("canvas", { width: picture.width, height: picture.height, "aria-hidden": "true" });
     const pixels = new Uint8ClampedArray(picture.width * picture.height * 4);
     for (let i = 0; i < picture.width * picture.height; i++) {
-      for (let c = 0; c < 3; c++) pixels[i * 4 + c] = picture.pixels[i * picture.channels + (picture.channels === 3 ? c : 0)];
+      for (let c = 0; c < 3; c++)
+        pixels[i * 4 + c] = picture.pixels[i * picture.channels + (picture.channels === 3 ? c : 0)];
       pixels[i * 4 + 3] = 255;
     }
     canvas.getContext("2d").putImageData(new ImageData(pixels, picture.width, picture.height), 0, 0);
@@ -31,19 +32,55 @@
     const kind = /^\d+$/.test(named) ? `class ${named}` : named;
     const text = `${kind}, activation ${probe.number(example.value)}`;
     const image = picture.file
-      ? el("img", { src: picture.file, alt: text, width: picture.width, height: picture.height, loading: "lazy", decoding: "async" })
+      ? el("img", {
+          src: picture.file,
+          alt: text,
+          width: picture.width,
+          height: picture.height,
+          loading: "lazy",
+          decoding: "async",
+        })
       : drawPixels(picture);
-    if (picture.file) image.addEventListener("error", () => image.replaceWith(el("span", { class: "lost", text: `missing: ${picture.file}` })));
+    if (picture.file)
+      image.addEventListener("error", () =>
+        image.replaceWith(el("span", { class: "lost", text: `missing: ${picture.file}` })),
+      );
     const [y, x] = [Math.floor(example.position / columns), example.position % columns];
-    const mark = rows * columns > 1 && el("span", { class: "patch", style: {
-      left: `${(x / columns) * 100}%`, top: `${(y / rows) * 100}%`, width: `${100 / columns}%`, height: `${100 / rows}%`,
-    } });
-    return el("figure", { class: "plate" },
-      el("div", {
-        class: "picture", role: "img", "aria-label": text, style: { "aspect-ratio": `${picture.width} / ${picture.height}` },
-        tip: [`${probe.visible(picture.name)}`, kind, `activation ${probe.number(example.value, 4)} (${probe.percent(example.value / feature.max)} of maximum)`,
-          rows * columns > 1 ? `outlined: row ${y + 1}, column ${x + 1}; fires on ${example.fired.size} of ${rows * columns} patches` : ""].filter(Boolean),
-      }, image, rows * columns > 1 && drawHeat(example, rows, columns), mark),
-      el("figcaption", {}, el("b", { text: probe.number(example.value) }), " ", el("bdi", { text: kind })));
+    const mark =
+      rows * columns > 1 &&
+      el("span", {
+        class: "patch",
+        style: {
+          left: `${(x / columns) * 100}%`,
+          top: `${(y / rows) * 100}%`,
+          width: `${100 / columns}%`,
+          height: `${100 / rows}%`,
+        },
+      });
+    return el(
+      "figure",
+      { class: "plate" },
+      el(
+        "div",
+        {
+          class: "picture",
+          role: "img",
+          "aria-label": text,
+          style: { "aspect-ratio": `${picture.width} / ${picture.height}` },
+          tip: [
+            `${probe.visible(picture.name)}`,
+            kind,
+            `activation ${probe.number(example.value, 4)} (${probe.percent(example.value / feature.max)} of maximum)`,
+            rows * columns > 1
+              ? `outlined: row ${y + 1}, column ${x + 1}; fires on ${example.fired.size} of ${rows * columns} patches`
+              : "",
+          ].filter(Boolean),
+        },
+        image,
+        rows * columns > 1 && drawHeat(example, rows, columns),
+        mark,
+      ),
+      el("figcaption", {}, el("b", { text: probe.number(example.value) }), " ", el("bdi", { text: kind })),
+    );
   };
 })(window.probe);

@@ -6,10 +6,14 @@
   // Load what every page needs; afterwards probe.report holds it.
   probe.open = async function () {
     const [manifest, index, labels, notes] = await Promise.all(
-      ["manifest", "index", "labels", "notes"].map(probe.load));
+      ["manifest", "index", "labels", "notes"].map(probe.load),
+    );
     const text = new TextDecoder().decode(labels.columns.text);
     probe.report = {
-      manifest, index: index.columns, baked: notes, count: manifest.features,
+      manifest,
+      index: index.columns,
+      baked: notes,
+      count: manifest.features,
       labels: manifest.features ? text.split("\n") : [],
     };
     return probe.report;
@@ -47,7 +51,10 @@
       const [token] = probe.tokensOf(id);
       if (token !== undefined) counts.set(token, (counts.get(token) || 0) + 1);
     }
-    return [...counts].sort((a, b) => b[1] - a[1]).slice(0, most).map(([token]) => token);
+    return [...counts]
+      .sort((a, b) => b[1] - a[1])
+      .slice(0, most)
+      .map(([token]) => token);
   };
 
   // Place on the map, 0 to 1, or null for a feature that is not on it.
@@ -81,9 +88,10 @@
       return chunk.columns[column].subarray(at * width, (at + 1) * width);
     };
     const signed = (value) => (value === -32768 ? NaN : value / 32767);
-    const pairs = (ids, ...others) => [...row(ids)].map((value, i) =>
-      [value - 1, ...others.map(([column, scale]) => scale(row(column)[i]))])
-      .filter(([value]) => value >= 0);
+    const pairs = (ids, ...others) =>
+      [...row(ids)]
+        .map((value, i) => [value - 1, ...others.map(([column, scale]) => scale(row(column)[i]))])
+        .filter(([value]) => value >= 0);
     const same = (value) => value;
     return {
       id,
@@ -91,12 +99,19 @@
       density: probe.density(id),
       module: probe.moduleOf(id),
       cluster: probe.report.index.cluster[id] - 1,
-      max: one("max"), mean: one("mean"), meanActivation: one("mean_activation"),
-      std: one("std"), skew: one("skew"), kurtosis: one("kurtosis"),
-      norm: one("decoder_norm"), histogramTop: one("histogram_top"),
-      histogram: row("histogram"), quantiles: row("quantiles"),
-      tokens: pairs("token_ids", ["token_shares", (v) => v / 65535], ["token_lifts", same])
-        .filter(([, share]) => share > 0),
+      max: one("max"),
+      mean: one("mean"),
+      meanActivation: one("mean_activation"),
+      std: one("std"),
+      skew: one("skew"),
+      kurtosis: one("kurtosis"),
+      norm: one("decoder_norm"),
+      histogramTop: one("histogram_top"),
+      histogram: row("histogram"),
+      quantiles: row("quantiles"),
+      tokens: pairs("token_ids", ["token_shares", (v) => v / 65535], ["token_lifts", same]).filter(
+        ([, share]) => share > 0,
+      ),
       nearest: pairs("nearest_ids", ["nearest_cosines", signed]),
       cofiring: pairs("cofiring_ids", ["cofiring_phis", signed], ["cofiring_counts", same]),
       promoted: pairs("promoted_ids", ["promoted_values", same]),
@@ -122,8 +137,11 @@
         fired.set(c.fired_position[j], c.fired_level[j] / 255);
       }
       found.push({
-        kind: c.example_kind[i] === 0 ? "top" : "random", value: c.example_value[i],
-        context: c.example_context[i], position: c.example_position[i], fired,
+        kind: c.example_kind[i] === 0 ? "top" : "random",
+        value: c.example_value[i],
+        context: c.example_context[i],
+        position: c.example_position[i],
+        fired,
       });
     }
     return found;
@@ -135,7 +153,8 @@
     let high = starts.length - 1;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
-      if (starts[middle] <= rank) low = middle; else high = middle - 1;
+      if (starts[middle] <= rank) low = middle;
+      else high = middle - 1;
     }
     return [low, rank - starts[low]];
   }
@@ -162,10 +181,16 @@
     const size = height * width * channels;
     const number = String(rank).padStart(6, "0");
     return {
-      rank, name: found.names[at], label: found.columns.label[at], height, width, channels,
+      rank,
+      name: found.names[at],
+      label: found.columns.label[at],
+      height,
+      width,
+      channels,
       pixels: layout.are_files ? null : found.columns.pixels.subarray(at * size, (at + 1) * size),
       file: layout.are_files
-        ? `img/${String(Math.floor(rank / 1000)).padStart(3, "0")}/${number}.webp` : null,
+        ? `img/${String(Math.floor(rank / 1000)).padStart(3, "0")}/${number}.webp`
+        : null,
     };
   };
 

@@ -2,7 +2,9 @@
 // Which features a search, filters and an order leave; the same on the list and on the map.
 (function (probe) {
   let lowered = null;
-  addEventListener("noteschange", () => { lowered = null; });
+  addEventListener("noteschange", () => {
+    lowered = null;
+  });
 
   function texts() {
     if (!lowered) {
@@ -19,12 +21,19 @@
     const words = search.toLowerCase().trim().split(/\s+/).filter(Boolean);
     if (words.length === 0) return () => true;
     const all = texts();
-    return (id) => words.every((word) => (all[id] || "").includes(word) || (/^#?\d+$/.test(word) && String(id) === word.replace("#", "")));
+    return (id) =>
+      words.every(
+        (word) =>
+          (all[id] || "").includes(word) || (/^#?\d+$/.test(word) && String(id) === word.replace("#", "")),
+      );
   };
 
   const COLUMNS = {
-    id: (id) => id, density: (id) => probe.report.index.firings[id], max: (id) => probe.report.index.max[id],
-    mean: (id) => probe.report.index.mean[id], share: (id) => probe.report.index.share[id],
+    id: (id) => id,
+    density: (id) => probe.report.index.firings[id],
+    max: (id) => probe.report.index.max[id],
+    mean: (id) => probe.report.index.mean[id],
+    share: (id) => probe.report.index.share[id],
     module: (id) => probe.moduleOf(id),
   };
 
@@ -59,18 +68,35 @@
   probe.exportSelection = function (ids, kind) {
     const { index } = probe.report;
     const rows = ids.map((id) => ({
-      feature: id, label: probe.notes.get(id).label, tokens: probe.tokensOf(id), firings: index.firings[id],
-      density: probe.density(id), max: index.max[id], mean: Number.isNaN(index.mean[id]) ? null : index.mean[id],
-      top_token_share: Number((index.share[id] / 65535).toFixed(6)), module: probe.moduleOf(id),
+      feature: id,
+      label: probe.notes.get(id).label,
+      tokens: probe.tokensOf(id),
+      firings: index.firings[id],
+      density: probe.density(id),
+      max: index.max[id],
+      mean: Number.isNaN(index.mean[id]) ? null : index.mean[id],
+      top_token_share: Number((index.share[id] / 65535).toFixed(6)),
+      module: probe.moduleOf(id),
     }));
-    if (kind === "json") return probe.download("features.json", "application/json", JSON.stringify(rows, null, 1));
+    if (kind === "json")
+      return probe.download("features.json", "application/json", JSON.stringify(rows, null, 1));
     // A cell that a spreadsheet would take for a formula gets a quote in front.
     const cell = (value) => {
       const text = Array.isArray(value) ? value.join(" | ") : value === null ? "" : String(value);
       const safe = typeof value !== "number" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
       return /[",\n\r]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
     };
-    const names = ["feature", "label", "tokens", "firings", "density", "max", "mean", "top_token_share", "module"];
+    const names = [
+      "feature",
+      "label",
+      "tokens",
+      "firings",
+      "density",
+      "max",
+      "mean",
+      "top_token_share",
+      "module",
+    ];
     const lines = [names.join(","), ...rows.map((row) => names.map((name) => cell(row[name])).join(","))];
     return probe.download("features.csv", "text/csv", `${lines.join("\r\n")}\r\n`);
   };

@@ -15,17 +15,20 @@
         for (const [key, item] of Object.entries(value)) element.style.setProperty(key, item);
       } else element.setAttribute(name, value === true ? "" : value);
     }
-    element.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+    element.append(
+      ...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false),
+    );
     return element;
   };
   const el = probe.el;
 
   // Text in which a reader sees control characters.
-  probe.visible = (text) => text.replace(/[\u0000-\u001f\u007f\u0085\u2028\u2029]/g, (char) => {
-    if ("\n\u0085\u2028\u2029".includes(char)) return "↵";
-    if (char === "\t") return "→";
-    return char === "\u007f" ? "␡" : String.fromCharCode(0x2400 + char.charCodeAt(0));
-  });
+  probe.visible = (text) =>
+    text.replace(/[\u0000-\u001f\u007f\u0085\u2028\u2029]/g, (char) => {
+      if ("\n\u0085\u2028\u2029".includes(char)) return "↵";
+      if (char === "\t") return "→";
+      return char === "\u007f" ? "␡" : String.fromCharCode(0x2400 + char.charCodeAt(0));
+    });
 
   probe.number = (value, digits = 3) => {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
@@ -33,7 +36,9 @@
     if (Number.isInteger(value)) return value.toLocaleString("en");
     const size = Math.abs(value);
     if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(digits - 1);
-    return value.toLocaleString("en", { maximumSignificantDigits: Math.max(digits, Math.ceil(Math.log10(size + 1))) });
+    return value.toLocaleString("en", {
+      maximumSignificantDigits: Math.max(digits, Math.ceil(Math.log10(size + 1))),
+    });
   };
 
   probe.percent = (value) => {
@@ -44,24 +49,43 @@
     return `${shown.toLocaleString("en", { maximumSignificantDigits: 3 })} %`;
   };
 
-  probe.oneIn = (share) => (share > 0 ? `one row in ${probe.number(Math.max(1, Math.round(1 / share)))}` : "never");
+  probe.oneIn = (share) =>
+    share > 0 ? `one row in ${probe.number(Math.max(1, Math.round(1 / share)))}` : "never";
 
   // A chip for a token, or a label written by a person.
   // Spaces at its ends are shown, since " the" and "the" are two tokens.
   probe.chip = function (text) {
     const [, before, middle, after] = text.match(/^( *)(.*?)( *)$/s);
-    const spaces = (run, sign) => run && el("i", { class: "ws", text: run.length > 4 ? `${sign}×${run.length}` : sign.repeat(run.length) });
-    return el("bdi", { class: "chip" }, middle ? [spaces(before, "·"), middle, spaces(after, "·")] : text.length > 4 ? `␣×${text.length}` : "␣".repeat(text.length) || "empty");
+    const spaces = (run, sign) =>
+      run &&
+      el("i", { class: "ws", text: run.length > 4 ? `${sign}×${run.length}` : sign.repeat(run.length) });
+    return el(
+      "bdi",
+      { class: "chip" },
+      middle
+        ? [spaces(before, "·"), middle, spaces(after, "·")]
+        : text.length > 4
+          ? `␣×${text.length}`
+          : "␣".repeat(text.length) || "empty",
+    );
   };
 
   // A feature's name: the person's label where there is one, and its commonest tokens.
   probe.nameOf = function (feature, most = 3) {
     const own = probe.notes.get(feature).label;
-    const chips = probe.tokensOf(feature).slice(0, most).map((text) => probe.chip(text));
+    const chips = probe
+      .tokensOf(feature)
+      .slice(0, most)
+      .map((text) => probe.chip(text));
     const nothing = chips.length === 0 && !own;
-    return el("span", { class: "name" },
-      own && el("bdi", { class: "own-label", text: own }), chips,
-      nothing && el("span", { class: "quiet", text: probe.report.index.firings[feature] ? "no tokens" : "dead" }));
+    return el(
+      "span",
+      { class: "name" },
+      own && el("bdi", { class: "own-label", text: own }),
+      chips,
+      nothing &&
+        el("span", { class: "quiet", text: probe.report.index.firings[feature] ? "no tokens" : "dead" }),
+    );
   };
 
   // --- tooltips: one box; on hover and on focus; Esc closes
@@ -97,7 +121,9 @@
   addEventListener("mouseover", openTip);
   addEventListener("focusin", openTip);
   addEventListener("scroll", closeTip, true);
-  addEventListener("keydown", (event) => { if (event.key === "Escape") closeTip(); });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape") closeTip();
+  });
 
   // A word with its definition behind a dotted underline.
   probe.term = (text, name) => {
@@ -108,8 +134,20 @@
 
   // --- theme: follows the system unless a person chose
   const THEMES = ["auto", "light", "dark"];
-  probe.remember = (key, value) => { try { localStorage.setItem(key, value); } catch { /* no storage */ } };
-  probe.recall = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
+  probe.remember = (key, value) => {
+    try {
+      localStorage.setItem(key, value);
+    } catch {
+      /* no storage */
+    }
+  };
+  probe.recall = (key) => {
+    try {
+      return localStorage.getItem(key);
+    } catch {
+      return null;
+    }
+  };
   probe.theme = () => document.documentElement.dataset.theme || "auto";
   probe.setTheme = function (theme) {
     if (THEMES.includes(theme) && theme !== "auto") document.documentElement.dataset.theme = theme;
@@ -121,7 +159,9 @@
   const asked = new URLSearchParams(location.search).get("theme");
   const known = asked || probe.recall("probe_sae.theme");
   if (THEMES.includes(known) && known !== "auto") document.documentElement.dataset.theme = known;
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dispatchEvent(new Event("themechange")));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+    dispatchEvent(new Event("themechange")),
+  );
 
   // A colour of the style sheet as the browser computes it, for canvases.
   probe.colour = function (name) {
@@ -133,9 +173,13 @@
   };
 
   // --- errors and messages
-  probe.problem = (error) => el("section", { class: "problem", role: "alert" },
-    el("h2", { text: "This part of the report cannot be shown" }),
-    el("p", { text: error instanceof probe.DataError ? error.message : `${error.name}: ${error.message}` }));
+  probe.problem = (error) =>
+    el(
+      "section",
+      { class: "problem", role: "alert" },
+      el("h2", { text: "This part of the report cannot be shown" }),
+      el("p", { text: error instanceof probe.DataError ? error.message : `${error.name}: ${error.message}` }),
+    );
 
   let shown = null;
   probe.say = function (text) {
@@ -168,11 +212,17 @@
   };
   function decodeSafely(text) {
     const [path, query] = text.split(/\?(.*)/s);
-    try { return query === undefined ? decodeURIComponent(path) : `${decodeURIComponent(path)}?${query}`; } catch { return text; }
+    try {
+      return query === undefined ? decodeURIComponent(path) : `${decodeURIComponent(path)}?${query}`;
+    } catch {
+      return text;
+    }
   }
   // Put state into the address without a step in the history.
   probe.keep = function (path, query) {
-    const text = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined)).toString();
+    const text = new URLSearchParams(
+      Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined),
+    ).toString();
     history.replaceState(null, "", `#/${path}${text ? `?${text}` : ""}`);
   };
 })(window.probe);

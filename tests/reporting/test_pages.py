@@ -22,6 +22,21 @@ class SilentHandler(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+def contrast(first: list[float], second: list[float]) -> float:
+    """Return the contrast of two colours: (lighter + 0.05) / (darker + 0.05).
+
+    Source: WCAG 2.2, relative luminance.
+    """
+
+    def luminance(colour: list[float]) -> float:
+        parts = [value / 255 for value in colour[:3]]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    darker, lighter = sorted((luminance(first), luminance(second)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
 def busy_feature(analysis: Any) -> int:
     """Return a feature with many examples that does not fire everywhere."""
     shown = np.bincount(analysis.examples.feature, minlength=analysis.count)
@@ -67,6 +82,35 @@ def test_a_text_feature_shows_its_examples(
     assert page.painted(".example-panel") > 0.02
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_tokens_are_coloured_by_activation_and_stay_readable(
+    page: Any, text: Any, text_report: Report, theme: str
+) -> None:
+    page.command(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": theme}]},
+    )
+    page.visit(text_report, f"index.html#/feature/{busy_feature(text)}?ctx=full")
+    page.wait("document.querySelector('.example-body').dataset.ready")
+
+    strongest, silent, ink, under = page.run(
+        "const paint = document.createElement('canvas').getContext('2d',"
+        " {willReadFrequently: true});"
+        "const rgba = colour => { paint.clearRect(0, 0, 1, 1); paint.fillStyle = colour;"
+        "  paint.fillRect(0, 0, 1, 1); return [...paint.getImageData(0, 0, 1, 1).data]; };"
+        "const style = which => getComputedStyle(document.querySelector(which));"
+        "const back = which => style(which).backgroundColor;"
+        "return [back('.token.marked'), back('.token:not(.fires)'),"
+        "  style('.token.marked').color, back('.text')].map(rgba)"
+    )
+    page.command("Emulation.setEmulatedMedia", {"features": []})
+    assert silent[3] == 0
+    assert strongest[3] > 200
+    share = strongest[3] / 255
+    shown = [share * top + (1 - share) * below for top, below in zip(strongest, under, strict=True)]
+    assert contrast(shown, ink) >= 4.5
+
+
 def test_a_feature_page_gives_the_analysis_numbers(
     page: Any, text: Any, text_report: Report
 ) -> None:
@@ -104,7 +148,7 @@ def test_code_keeps_its_lines_in_the_full_context(page: Any, text_report: Report
         "const s = getComputedStyle(document.querySelector('.text'));"
         "return [s.whiteSpace, s.fontFamily]"
     )
-    assert style[0] == "pre-wrap"
+    assert style[0] == "break-spaces"
     assert "mono" in style[1]
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import fill
 
 from measure import PROMPT, Figures
 from transformers import GPT2Config
@@ -44,16 +45,18 @@ PSF License Version 2 (`PYTHON-LICENSE.txt`), and what the model recites of it s
 weights are under probe_sae's own MIT licence.
 
 **Split**, by top-level module (`asyncio/` is one, `argparse.py` is one): a module is held out when
-the sha256 of its name, as a number, is a multiple of 10. Held out, {mb_held_out:.2f} MB: {modules}.
-The tokenizer and the model saw neither these nor their tests (`test_NAME*`).
+the sha256 of its name, as a number, is a multiple of 10. Held out, {mb_held_out:.2f} MB:
+{modules}.
+The tokenizer and the model saw neither these nor their tests (`test_NAME*`); tests under another
+name, such as `test_minidom` of `xml`, were read.
 
 ## Training
 {steps:,} steps of {batch} contexts of {n_positions} tokens: {minutes:.0f} minutes on two shared CPU
 cores, seed {seed}, torch {torch}. Muon for the matrices inside the blocks (peak {muon_lr}), AdamW
 for the rest (peak {adam_lr}); the steps grow over the first 2 % and shrink in a straight line to
 zero. The first half of the run read library and tests alike, the second the library alone:
-{epochs:.1f} passes over the training modules in all. `make.py` beside this card made it; a run by
-the clock depends on the machine's speed, one of `--steps {steps}` does not.
+about {epochs:.1f} passes over the training modules. The clock set the number of steps and their
+sizes, so that `make.py --steps {steps}` gives a model like it, not the same bits.
 
 ## Figures
 Bits per byte of the held-out modules; lower is better.
@@ -84,9 +87,9 @@ The first one drawn (temperature 0.7, seed 0), after the prompt `{prompt!r}`:
 
 ## Limits
 It knows the manner of one code base: names, indentation, docstrings, calls. It does not reason,
-its code seldom runs, and it looks back {n_positions} tokens, about {window_bytes:.0f} bytes. Some
-of its text it has by heart, licence headers above all. Most of the recipe `stdlib` is its training
-text: for text that it has not seen, use the held-out modules above.
+its code seldom runs, and it looks back {n_positions} tokens, about {window_bytes:.0f} bytes. It
+was stopped by the clock, long before it had learned all that its size can hold. Most of the recipe
+`stdlib` is its training text: for text that it has not seen, use the held-out modules above.
 """
 
 
@@ -116,7 +119,7 @@ def write_card(out: Path, training: Training, figures: Figures, modules: list[st
         mb_library=(figures.bytes_library + figures.bytes_held_out) / 1e6,
         mb_tests=figures.bytes_tests / 1e6,
         mb_held_out=figures.bytes_held_out / 1e6,
-        modules=", ".join(f"`{name}`" for name in modules),
+        modules=fill(", ".join(f"`{name}`" for name in modules), 99),
         epochs=bytes_read * (1 + share) / 2 / figures.bytes_library,
         window_bytes=round(config.n_positions * figures.bytes_per_token, -2),
         prompt=PROMPT,

