@@ -19,7 +19,7 @@ except (
 
 @contextmanager
 def whole_folder(
-    out: str | Path, *, force: bool = False, resume: bool = False, keep: bool = False
+    out: str | Path, *, force: bool = False, resume: bool = False, keep: str = ""
 ) -> Generator[Path]:
     """Yield `OUT.partial/`, locked; rename it to `OUT` when the block ends without an exception.
 
@@ -27,8 +27,8 @@ def whole_folder(
         out: the folder to make.
         force: replace a finished `out`, and drop unfinished work.
         resume: continue what `OUT.partial/` holds.
-        keep: unfinished work is worth keeping: without `resume` or `force` it is an error, and a
-            failing block leaves it. Otherwise it is dropped.
+        keep: glob of what makes unfinished work worth keeping: where something matches, a failing
+            block leaves it, and without `resume` or `force` it is an error. Else it is dropped.
 
     Raises:
         OutputExists: `out` is there already, holds unfinished work, or another process writes it.
@@ -48,7 +48,7 @@ def whole_folder(
     with lock:
         _take(lock, partial)
         leftover = [item for item in partial.iterdir() if item.name != ".lock"]
-        if leftover and keep and not (resume or force):
+        if _worth_keeping(partial, keep) and not (resume or force):
             raise OutputExists(
                 f"{partial} holds unfinished work. Continue it with --resume, "
                 "or drop it and start anew with --force."
@@ -58,7 +58,7 @@ def whole_folder(
         try:
             yield partial
         except BaseException:
-            if not keep or not any(item.name != ".lock" for item in partial.iterdir()):
+            if not _worth_keeping(partial, keep):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         _put_in_place(partial, out)
@@ -96,6 +96,10 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _worth_keeping(partial: Path, keep: str) -> bool:
+    return bool(keep) and any(partial.glob(keep))
 
 
 def _take(lock: IO[str], partial: Path) -> None:

@@ -8,7 +8,7 @@ from probe_sae.errors import OutputExists, ProbeSaeError
 from probe_sae.outputs import refuse_partial, whole_folder, write_whole
 
 
-def _interrupted(out: Path, *, keep: bool) -> None:
+def _interrupted(out: Path, *, keep: str) -> None:
     with whole_folder(out, keep=keep) as folder:
         write_whole(folder / "a.txt", "a")
         raise KeyboardInterrupt
@@ -25,21 +25,21 @@ def test_a_finished_folder_appears_under_its_name(tmp_path: Path) -> None:
 
 def test_a_failed_block_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        _interrupted(tmp_path / "out", keep=False)
+        _interrupted(tmp_path / "out", keep="")
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_unfinished_work_worth_keeping_is_continued_only_when_asked(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        _interrupted(tmp_path / "out", keep=True)
+        _interrupted(tmp_path / "out", keep="a.txt")
 
     with (
         pytest.raises(OutputExists, match="--resume"),
-        whole_folder(tmp_path / "out", keep=True),
+        whole_folder(tmp_path / "out", keep="a.txt"),
     ):
         pass
-    with whole_folder(tmp_path / "out", keep=True, resume=True) as folder:
+    with whole_folder(tmp_path / "out", keep="a.txt", resume=True) as folder:
         assert (folder / "a.txt").read_text() == "a"
 
 

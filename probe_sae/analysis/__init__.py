@@ -1,6 +1,6 @@
 """One pass over codes: what fires each feature, and how features hang together."""
 
-from probe_sae.analysis.analyse import analyse
+from probe_sae.analysis.passes import analyse
 from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs, load_analysis
 
 __all__ = ["Analysis", "ImageInputs", "TextInputs", "analyse", "load_analysis"]

@@ -16,8 +16,7 @@ def main() -> None:
     try:
         code: Any = app(standalone_mode=False)
     except KeyboardInterrupt:
-        print("interrupted.", file=sys.stderr)
-        sys.exit(130)
+        code = 130
     except ProbeSaeError as problem:
         _complain(str(problem))
         sys.exit(2)
@@ -27,6 +26,8 @@ def main() -> None:
         usage: Any = problem
         _complain(usage.format_message() or "see --help.")
         sys.exit(2)
+    if code == 130:  # typer turns Ctrl-C into this code and says nothing
+        _complain("interrupted; what was finished before is as it was.")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -15,8 +15,8 @@ DEMOS: dict[str, dict[str, Any]] = {
         "train": {
             "arch": "batchtopk",
             "features": 4096,
-            "k": 16,
-            "rows": 2_400_000,
+            "k": 20,
+            "rows": 3_200_000,
             "held_out": 0.2,
         },
     },

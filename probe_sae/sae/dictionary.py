@@ -148,8 +148,7 @@ class SAE(nn.Module):
     def _codes(self, scaled: Tensor) -> SparseCodes:
         select = self._select()
         if isinstance(self.settings, BatchTopK) and not torch.isnan(self.threshold):
-            guess = round(2 * self.settings.k)
-            select = partial(sparse.above, threshold=float(self.threshold), guess=guess)
+            select = partial(sparse.above, threshold=float(self.threshold))
         return sparse.encode(scaled - self.b_dec, self.W_enc, self.b_enc, select)
 
     def _batch_codes(self, x: Tensor) -> SparseCodes:

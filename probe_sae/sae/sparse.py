@@ -13,6 +13,8 @@ from torch.nn.functional import embedding_bag, linear
 
 CHUNK_ROWS = 512
 """Rows encoded at once: their pre-activations stay near the cache and are never stored whole."""
+TYPICAL_ROWS = 64
+"""Rows from which BatchTopK guesses its threshold."""
 
 
 class SparseCodes(NamedTuple):
@@ -51,6 +53,26 @@ class PreActivations:
             torch.cat([values for values, _ in parts]), torch.cat([i for _, i in parts])
         )
 
+    def at_least(self, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rows, features and values of all that are positive and reach `threshold`.
+
+        Flat lists, sorted by row.
+        """
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for start in range(0, self.rows, CHUNK_ROWS):
+            pre = linear(self.x[start : start + CHUNK_ROWS], self.W_enc, self.b_enc)
+            reached = pre >= threshold if threshold > 0 else pre > 0
+            rows, features = reached.nonzero(as_tuple=True)
+            parts.append((rows + start, features, pre[rows, features]))
+        rows, features, values = (torch.cat(column) for column in zip(*parts, strict=True))
+        return rows, features, values
+
+    def typical(self, k: float) -> float:
+        """Return the value that about k pre-activations of a row reach, from a few rows; or 0."""
+        pre = linear(self.x[:TYPICAL_ROWS], self.W_enc, self.b_enc).flatten()
+        below = pre.numel() - round(min(self.rows, TYPICAL_ROWS) * k)
+        return max(0.0, float(pre.kthvalue(max(1, below)).values)) if len(pre) else 0.0
+
 
 def top_k(pre_activations: PreActivations, k: int) -> SparseCodes:
     """Keep the k largest positive pre-activations of each row.
@@ -64,51 +86,37 @@ def top_k(pre_activations: PreActivations, k: int) -> SparseCodes:
 def batch_top_k(pre_activations: PreActivations, k: float) -> SparseCodes:
     """Keep the rows * k largest positive pre-activations of the whole batch, exactly.
 
-    Rows differ in how many they keep: candidates of each row are taken generously, and anew with
-    more where a row might have lost one.
+    A guess from the first rows, taken low, finds the candidates in one pass; only where it was too
+    high are the rows encoded again.
 
     Source: Bussmann et al. 2024, "BatchTopK sparse autoencoders".
     """
     wanted = round(pre_activations.rows * k)
-    width = int(4 * k) + 1
-    while True:
-        values, indices = pre_activations.top(width)
-        if values.numel() <= wanted:
-            lowest = torch.zeros((), dtype=values.dtype, device=values.device)
-        else:
-            lowest = values.flatten().kthvalue(values.numel() - wanted + 1).values
-        width = values.shape[1]
-        if width == pre_activations.features or not bool((values.amin(1) > lowest.relu()).any()):
-            break
-        width *= 4
-    return _shrink(values * (values >= lowest.clamp_min(0)) * (values > 0), indices)
+    guess = 0.7 * pre_activations.typical(k)
+    rows, features, values = pre_activations.at_least(guess)
+    if guess > 0 and len(values) < wanted:
+        rows, features, values = pre_activations.at_least(0.0)
+    if len(values) > wanted:
+        lowest = values.kthvalue(len(values) - wanted + 1).values
+        kept = values >= lowest
+        rows, features, values = rows[kept], features[kept], values[kept]
+    return _in_rows(rows, features, values, pre_activations.rows)
 
 
-def above(pre_activations: PreActivations, threshold: float, guess: int) -> SparseCodes:
-    """Keep every positive pre-activation that is at least `threshold`.
-
-    Args:
-        pre_activations: of some rows.
-        threshold: smallest activation kept.
-        guess: how many a row may keep; more is found, but then the rows are encoded again.
-    """
-    width = max(1, guess)
-    while True:
-        values, indices = pre_activations.top(width)
-        width = values.shape[1]
-        if width == pre_activations.features or not bool((values.amin(1) >= threshold).any()):
-            break
-        width *= 4
-    return _shrink(values * (values >= threshold) * (values > 0), indices)
+def above(pre_activations: PreActivations, threshold: float) -> SparseCodes:
+    """Keep every positive pre-activation that is at least `threshold`."""
+    return _in_rows(*pre_activations.at_least(threshold), pre_activations.rows)
 
 
-def _shrink(values: Tensor, indices: Tensor) -> SparseCodes:
-    """Drop the columns that no row needs: the largest come first."""
-    most = max(1, int((values > 0).sum(1).max())) if len(values) else 1
-    if most < values.shape[1]:
-        values, order = values.topk(most, -1)
-        indices = indices.gather(1, order)
-    return SparseCodes(values, indices)
+def _in_rows(rows: Tensor, features: Tensor, values: Tensor, count: int) -> SparseCodes:
+    """Return flat lists, sorted by row, as [rows, width] with zeros at the end of short rows."""
+    lengths = torch.bincount(rows, minlength=count)
+    width = max(1, int(lengths.max())) if count else 1
+    starts = lengths.cumsum(0) - lengths
+    place = rows * width + torch.arange(len(rows), device=rows.device) - starts[rows]
+    laid, indices = values.new_zeros(count * width), features.new_zeros(count * width)
+    laid[place], indices[place] = values, features
+    return SparseCodes(laid.view(count, width), indices.view(count, width))
 
 
 def encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> SparseCodes:

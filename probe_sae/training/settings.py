@@ -47,21 +47,20 @@ class TrainSettings:
         return max(1, -(-self.rows // self.batch_size))
 
     def rate(self, step: int, features: int) -> float:
-        """Return the learning rate of a step, counted from 0.
-
-        The highest is lr where given, else 2e-4 / sqrt(features / 2^14), the law of Gao et al. 2024
-        for long runs, times up to 10 for short ones (2 billion rows and more: once; measured in
-        CHANGELOG.md).
-        """
+        """Return the learning rate of a step, counted from 0."""
         highest = self.lr or self._highest(features)
         warm = max(1.0, self.warm_up * self.steps)
         left = (self.steps - step) / max(1.0, self.decay * self.steps)
         return highest * min(1.0, (step + 1) / warm, left)
 
     def _highest(self, features: int) -> float:
+        """Return the rate that suits dictionary and run.
+
+        2e-4 / sqrt(features / 2^14), the law of Gao et al. 2024 for runs of billions of rows, and
+        more for shorter ones, up to 0.01: CHANGELOG.md has what was measured.
+        """
         law = 2e-4 / (features / 2**14) ** 0.5
-        short = min(10.0, max(1.0, (2e9 / self.rows) ** (1 / 3)))
-        return law * short
+        return min(1e-2, law * max(1.0, (2e9 / self.rows) ** 0.45))
 
     @property
     def dead_window(self) -> int:

@@ -8,7 +8,6 @@ import pytest
 
 from probe_sae.errors import FormatError, OutputExists, ProbeSaeError, SettingsError
 from probe_sae.jobs import DEMOS, demo_folder, demo_job, job_from, read_job, run
-from probe_sae.jobs import run as run_module  # noqa: F401
 from probe_sae.sae import load_sae
 from probe_sae.store import open_store
 
@@ -82,10 +81,10 @@ def test_finished_work_is_left_alone(done: Path) -> None:
 
 
 STAGES = {
-    "capture": "probe_sae.jobs.run.capture",
-    "train": "probe_sae.jobs.run.train",
-    "evaluate": "probe_sae.jobs.run.evaluate",
-    "analyse": "probe_sae.jobs.run.analyse",
+    "capture": "probe_sae.jobs.stages.capture",
+    "train": "probe_sae.jobs.stages.train",
+    "evaluate": "probe_sae.jobs.stages.evaluate",
+    "analyse": "probe_sae.jobs.stages.analyse",
     "report": "probe_sae.reporting.write_report",
 }
 

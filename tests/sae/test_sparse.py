@@ -98,11 +98,24 @@ def test_batch_top_k_is_exact_where_one_row_takes_nearly_all() -> None:
     assert int((codes.values[0] > 0).sum()) == FEATURES
 
 
-def test_above_finds_every_firing_however_small_the_guess() -> None:
+def test_batch_top_k_is_exact_where_the_first_rows_are_unlike_the_rest() -> None:
+    """The guess comes from the first rows; here it is far too high, and then too low."""
+    x = torch.rand(500, FEATURES, generator=torch.Generator().manual_seed(1))
+    for scale in (100.0, 0.001):
+        x[:100] = torch.rand(100, FEATURES, generator=torch.Generator().manual_seed(2)) * scale
+        pre = PreActivations(x, torch.eye(FEATURES), torch.zeros(FEATURES))
+
+        dense = sparse.to_dense(sparse.batch_top_k(pre, k=3), FEATURES)
+
+        lowest = x.flatten().sort(descending=True).values[1499]
+        assert torch.equal(dense, x * (x >= lowest))
+
+
+def test_above_finds_every_firing() -> None:
     x = torch.rand(ROWS, FEATURES, generator=torch.Generator().manual_seed(1))
     pre = PreActivations(x, torch.eye(FEATURES), torch.zeros(FEATURES))
 
-    codes = sparse.above(pre, threshold=0.5, guess=1)
+    codes = sparse.above(pre, threshold=0.5)
 
     assert torch.equal(sparse.to_dense(codes, FEATURES), x * (x >= 0.5))
 

@@ -84,7 +84,7 @@ def capture(
         say(f"{out} is finished already; nothing to do.")
         return open_store(out)
     provenance = _provenance(host, recipe, found, settings)
-    with whole_folder(out, force=force, resume=resume, keep=True) as partial:
+    with whole_folder(out, force=force, resume=resume, keep="journal.jsonl") as partial:
         _check_same_recording(partial, provenance)
         _announce(found, settings, partial)
         writer, grid = _record(host, recipe, found, settings, partial)

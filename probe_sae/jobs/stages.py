@@ -42,7 +42,7 @@ def run(
     if resume and Path(out).exists():
         say(f"{out} is finished already; nothing to do.")
         return json.loads((Path(out) / "summary.json").read_text("utf-8"))
-    with whole_folder(out, force=force, resume=resume, keep=keep) as folder:
+    with whole_folder(out, force=force, resume=resume, keep="store*" if keep else "") as folder:
         host, recipe = _host(job), load_dataset(job.data, root=job.root)
         if len(host.find_sites(job.sites)) != 1:
             raise SettingsError(
