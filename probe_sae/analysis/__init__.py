@@ -1,6 +1,7 @@
 """One pass over codes: what fires each feature, and how features hang together."""
 
 from probe_sae.analysis.passes import analyse
-from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs, load_analysis
+from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
+from probe_sae.analysis.saved import load_analysis, save_analysis
 
-__all__ = ["Analysis", "ImageInputs", "TextInputs", "analyse", "load_analysis"]
+__all__ = ["Analysis", "ImageInputs", "TextInputs", "analyse", "load_analysis", "save_analysis"]

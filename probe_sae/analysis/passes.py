@@ -18,6 +18,7 @@ from probe_sae.analysis.cofiring import CoFiring, partners, phi_of_pairs
 from probe_sae.analysis.examples import Best, lottery, strongest_of_contexts, with_surroundings
 from probe_sae.analysis.inputs import kept_inputs
 from probe_sae.analysis.result import Analysis, Examples, Features
+from probe_sae.analysis.saved import save_analysis
 from probe_sae.analysis.structure import feature_map, logit_effects, modules, nearest
 from probe_sae.analysis.tally import Tally
 from probe_sae.evaluation import Evaluation, check_width, finite, held_out
@@ -70,7 +71,7 @@ def analyse(
         shown = examples.shown(trained.sae, opened, site, place, numbers)
         info = _info(trained, opened, site, rows, tally.rows, int(chosen.sum()), evaluation)
         analysis = Analysis(info, features, shown, inputs)
-        analysis.save(folder)
+        save_analysis(analysis, folder)
     return analysis
 
 

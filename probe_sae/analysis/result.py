@@ -1,25 +1,12 @@
-"""An analysis on disk and in memory: everything a report shows, as plain arrays.
+"""What an analysis holds: everything a report shows, as plain arrays."""
 
-A folder of `analysis.json` (what it is, metrics, training log) and `analysis.h5` (the arrays below,
-under `/features`, `/examples` and `/inputs`). It is self-contained: a report needs neither the
-store nor the tokenizer.
-"""
-
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.errors import FormatError
-from probe_sae.store.hdf5 import open_checked, read_json, write_json
-
-FORMAT = "probe_sae.analysis"
-VERSION = 1
 TOP, RANDOM = 0, 1
 """Values of `Examples.kind`."""
 
@@ -199,111 +186,3 @@ class Analysis:
         table.insert(0, "label", [self.label(i) for i in range(self.count)])
         table.index.name = "feature"
         return table
-
-    def save(self, folder: Path) -> None:
-        """Write `analysis.json` and `analysis.h5` into `folder`, which exists."""
-        head = {"format": FORMAT, "version": VERSION, **self.info}
-        text = json.dumps(head, indent=1, sort_keys=True, ensure_ascii=False)
-        (folder / "analysis.json").write_text(text, encoding="utf-8", errors="surrogatepass")
-        with h5py.File(folder / "analysis.h5", "w") as file:
-            for name, part in (("features", self.features), ("examples", self.examples)):
-                group = file.create_group(name)
-                for field in fields(part):
-                    data = getattr(part, field.name)
-                    options = {"compression": "gzip", "compression_opts": 1} if data.size else {}
-                    group.create_dataset(field.name, data=data, **options)
-            _write_inputs(file.create_group("inputs"), self.inputs)
-
-
-def load_analysis(folder: str | Path) -> Analysis:
-    """Read an analysis.
-
-    Raises:
-        FormatError: it is missing, damaged, hostile or from a newer version.
-    """
-    folder = Path(folder)
-    try:
-        info = json.loads((folder / "analysis.json").read_text("utf-8", "surrogatepass"))
-    except (OSError, ValueError) as problem:
-        raise FormatError(f"{folder} holds no readable analysis ({problem}).") from problem
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise FormatError(f"{folder}/analysis.json is not an analysis of probe_sae.")
-    if info.get("version") != VERSION:
-        raise FormatError(
-            f"{folder} is an analysis of version {info.get('version')}; this probe_sae reads "
-            f"version {VERSION}. Update probe_sae, or analyse again."
-        )
-    with open_checked(folder / "analysis.h5", FormatError) as file:
-        features = _read_part(file["features"], Features, folder)
-        examples = _read_part(file["examples"], Examples, folder)
-        inputs = _read_inputs(file["inputs"], info["kind"])
-    analysis = Analysis(info, features, examples, inputs)
-    _check(analysis, folder)
-    return analysis
-
-
-def _read_part(group: Any, kind: type[Any], folder: Path) -> Any:
-    missing = [field.name for field in fields(kind) if field.name not in group]
-    if missing:
-        raise FormatError(f"{folder}/analysis.h5 lacks {', '.join(missing)}; analyse again.")
-    return kind(**{field.name: np.asarray(group[field.name]) for field in fields(kind)})
-
-
-def _write_inputs(group: h5py.Group, inputs: TextInputs | ImageInputs) -> None:
-    if isinstance(inputs, TextInputs):
-        for name in ("tokens", "offsets", "document", "start"):
-            group.create_dataset(name, data=getattr(inputs, name))
-        write_json(group, "documents", inputs.documents)
-        write_json(group, "pieces", [piece.decode("latin-1") for piece in inputs.pieces])
-        write_json(group, "special", inputs.special)
-        return
-    for name in ("thumbnails", "label"):
-        group.create_dataset(name, data=getattr(inputs, name))
-    for name in ("names", "classes", "grid"):
-        write_json(group, name, getattr(inputs, name))
-
-
-def _read_inputs(group: Any, kind: str) -> TextInputs | ImageInputs:
-    if kind == "text":
-        arrays = {n: np.asarray(group[n]) for n in ("tokens", "offsets", "document", "start")}
-        return TextInputs(
-            **arrays,
-            documents=read_json(group, "documents"),
-            pieces=[piece.encode("latin-1") for piece in read_json(group, "pieces")],
-            special=read_json(group, "special"),
-        )
-    height, width = read_json(group, "grid")
-    return ImageInputs(
-        thumbnails=np.asarray(group["thumbnails"]),
-        label=np.asarray(group["label"]),
-        names=read_json(group, "names"),
-        classes=read_json(group, "classes"),
-        grid=(int(height), int(width)),
-    )
-
-
-def _check(analysis: Analysis, folder: Path) -> None:
-    """Raise unless the arrays agree with each other, so that no later index can go astray."""
-    count, examples = analysis.count, analysis.examples
-    wrong = [f.name for f in fields(Features) if len(getattr(analysis.features, f.name)) != count]
-    inputs = analysis.inputs
-    contexts = len(inputs.offsets) - 1 if isinstance(inputs, TextInputs) else len(inputs.label)
-    number = len(examples.feature)
-    wrong += [
-        n
-        for n in ("kind", "rank", "context", "position", "value")
-        if len(getattr(examples, n)) != number
-    ]
-    if len(examples.offsets) != number + 1 or np.any(np.diff(examples.offsets) < 0):
-        wrong.append("offsets")
-    elif number and examples.offsets[-1] != len(examples.fired_position):
-        wrong.append("fired_position")
-    if number and not (
-        examples.feature.min() >= 0
-        and examples.feature.max() < count
-        and examples.context.min() >= 0
-        and examples.context.max() < contexts
-    ):
-        wrong.append("feature or context out of range")
-    if wrong:
-        raise FormatError(f"{folder}/analysis.h5 contradicts itself: {', '.join(wrong)}.")

@@ -11,11 +11,11 @@ DEMOS: dict[str, dict[str, Any]] = {
     "text": {
         "host": {"name": "bundled:code-lm"},
         "data": {"name": "stdlib", "rows": 800_000, "max_length": 256},
-        "capture": {"sites": ["blocks.2.resid_post"]},
+        "capture": {"sites": ["blocks.1.resid_post"]},
         "train": {
             "arch": "batchtopk",
-            "features": 4096,
-            "k": 20,
+            "features": 3072,
+            "k": 12,
             "rows": 3_200_000,
             "held_out": 0.2,
         },

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs, load_analysis
+from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
+from probe_sae.analysis.saved import load_analysis
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import progress
 from probe_sae.reporting import features, inputs

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from probe_sae.analysis import Analysis, TextInputs, analyse, codes, load_analysis
+from probe_sae.analysis import Analysis, TextInputs, analyse, codes, load_analysis, save_analysis
 from probe_sae.analysis.result import RANDOM, TOP, Features
 from probe_sae.analysis.tally import BINS
 from probe_sae.errors import FormatError, OutputExists
@@ -180,7 +180,8 @@ def test_examples_carry_every_firing_of_their_context(
 ) -> None:
     examples, inputs = analysis.examples, analysis.inputs
     assert isinstance(inputs, TextInputs)
-    pos, row_context = store.column("pos"), store.context_of_row
+    pos: Any = store.column("pos")
+    row_context: Any = store.context_of_row
     kept = [c for c in store.inputs() if c.index in set(row_context.tolist())]
     starts = {tuple(c.tokens.tolist()): c for c in kept if c.tokens is not None}
     for e in range(0, len(examples.feature), 17):
@@ -203,7 +204,7 @@ def test_co_firing_equals_brute_force(analysis: Analysis, dense: NDArray[np.floa
     fires = (dense > 0).astype(np.float64)
     both = fires.T @ fires
     with np.errstate(invalid="ignore", divide="ignore"):
-        phi = np.corrcoef(fires.T)
+        phi: Any = np.corrcoef(fires.T)
     features = analysis.features
     for i in range(FEATURES):
         for j, value, count in zip(
@@ -261,7 +262,7 @@ def test_the_size_of_blocks_changes_nothing(
 
 
 def test_an_analysis_comes_back_as_written(analysis: Analysis, tmp_path: Path) -> None:
-    analysis.save(tmp_path)
+    save_analysis(analysis, tmp_path)
     loaded = load_analysis(tmp_path)
 
     for name in ("features", "examples", "inputs"):
@@ -314,7 +315,7 @@ def _cut(folder: Path) -> None:
 def test_a_damaged_analysis_is_refused(
     analysis: Analysis, tmp_path: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
-    analysis.save(tmp_path)
+    save_analysis(analysis, tmp_path)
     spoil(tmp_path)
 
     with pytest.raises(FormatError, match=message):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probe_sae.analysis import save_analysis
 from probe_sae.analysis.result import Analysis, TextInputs
 from probe_sae.errors import FormatError, OutputExists
 from probe_sae.reporting import Report, write_report
@@ -279,7 +280,7 @@ def test_a_saved_analysis_gives_the_same_report(
 ) -> None:
     saved = tmp_path / "analysis"
     saved.mkdir()
-    text.save(saved)
+    save_analysis(text, saved)
 
     report = write_report(saved, tmp_path / "report")
 
