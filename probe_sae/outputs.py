@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from probe_sae.errors import OutputExists, ProbeSaeError
@@ -56,7 +59,10 @@ def whole_folder(
         if leftover and not resume:
             _empty(leftover)
         try:
-            yield partial
+            with _interrupts() as interrupts:
+                yield partial
+                if interrupts:
+                    raise KeyboardInterrupt
         except BaseException:
             if not _worth_keeping(partial, keep):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -96,6 +102,31 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def _interrupts() -> Generator[list[int]]:
+    """Yield a list that grows with each Ctrl-C, which goes on to do what it did before.
+
+    A Ctrl-C that falls into a library's callback is reported and dropped by Python (numba, under
+    UMAP, does so): without this the work would go on as if nobody had asked.
+    """
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, notice)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _worth_keeping(partial: Path, keep: str) -> bool:

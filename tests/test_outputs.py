@@ -1,5 +1,7 @@
 """An output is whole or absent."""
 
+import contextlib
+import signal
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,20 @@ def test_two_writers_of_one_output_are_kept_apart(tmp_path: Path) -> None:
         whole_folder(tmp_path / "out"),
     ):
         pass
+
+
+def test_a_ctrl_c_that_a_library_swallows_still_leaves_nothing(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        whole_folder(tmp_path / "out"),
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        signal.raise_signal(signal.SIGINT)
+
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_unfinished_work_is_no_input(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from probe_sae.analysis.tally import Tally
 from probe_sae.evaluation import Evaluation, check_width, finite, held_out
 from probe_sae.host import Host, versions
 from probe_sae.outputs import whole_folder
-from probe_sae.sae import SAE, Trained, load_trained
+from probe_sae.sae import SAE, load_sae
 from probe_sae.store import Store, open_store
 
 TOP_EXAMPLES = 20
@@ -32,7 +32,7 @@ RANDOM_EXAMPLES = 40
 
 
 def analyse(
-    sae: Trained | str | Path,
+    sae: SAE | str | Path,
     store: Store | str | Path,
     out: str | Path,
     *,
@@ -45,7 +45,7 @@ def analyse(
     """Analyse a dictionary and write the result to a folder.
 
     Args:
-        sae: a dictionary with its provenance, or its folder.
+        sae: the dictionary, or its folder.
         store: the store, or its folder.
         out: folder for the analysis.
         host: with it, each feature's effect on the logits is computed too.
@@ -58,18 +58,19 @@ def analyse(
         ShapeError: the store's rows are not d_model long.
         OutputExists: `out` is there already.
     """
-    trained = sae if isinstance(sae, Trained) else load_trained(sae)
+    if not isinstance(sae, SAE):
+        sae = load_sae(sae)
     opened = store if isinstance(store, Store) else open_store(store)
-    site = opened.site(trained.provenance.get("site")).name
-    check_width(trained.sae, opened, site)
-    chosen = np.ones(opened.contexts, np.bool_) if rows == "all" else held_out(trained, opened)
+    site = opened.site(sae.provenance.get("site")).name
+    check_width(sae, opened, site)
+    chosen = np.ones(opened.contexts, np.bool_) if rows == "all" else held_out(sae, opened)
     with whole_folder(out, force=force) as folder:
         with torch.no_grad():
-            tally, cofiring, examples = _passes(trained.sae, opened, site, chosen, seed)
-            features = _features(trained.sae, tally, cofiring, host, site, seed)
+            tally, cofiring, examples = _passes(sae, opened, site, chosen, seed)
+            features = _features(sae, tally, cofiring, host, site, seed)
         inputs, place, numbers = kept_inputs(opened, examples.contexts())
-        shown = examples.shown(trained.sae, opened, site, place, numbers)
-        info = _info(trained, opened, site, rows, tally.rows, int(chosen.sum()), evaluation)
+        shown = examples.shown(sae, opened, site, place, numbers)
+        info = _info(sae, opened, site, rows, tally.rows, int(chosen.sum()), evaluation)
         analysis = Analysis(info, features, shown, inputs)
         save_analysis(analysis, folder)
     return analysis
@@ -161,7 +162,7 @@ def _unembedding(host: Host | None, site: str) -> Tensor | None:
 
 
 def _info(
-    trained: Trained,
+    sae: SAE,
     store: Store,
     site: str,
     which: str,
@@ -169,7 +170,7 @@ def _info(
     contexts: int,
     evaluation: Evaluation | None,
 ) -> Mapping[str, Any]:
-    settings = trained.sae.settings
+    settings = sae.settings
     return finite(
         {
             "kind": store.kind,
@@ -180,18 +181,18 @@ def _info(
             "sae": {
                 "arch": settings.arch,
                 "features": settings.features,
-                "d_model": trained.sae.d_model,
+                "d_model": sae.d_model,
                 "k": settings.k,
-                "trainer": trained.provenance.get("trainer"),
-                "input_scale": float(trained.sae.input_scale),
-                "threshold": float(trained.sae.threshold),
+                "trainer": sae.provenance.get("trainer"),
+                "input_scale": float(sae.input_scale),
+                "threshold": float(sae.threshold),
             },
-            "split": {**(trained.provenance.get("split") or {}), "which": which},
+            "split": {**(sae.provenance.get("split") or {}), "which": which},
             "rows": rows,
             "contexts": contexts,
             "metrics": None if evaluation is None else evaluation.metrics,
             "definitions": {} if evaluation is None else evaluation.definitions,
-            "training": trained.log,
+            "training": sae.log,
             "versions": versions(),
         }
     )

@@ -169,7 +169,7 @@ class Analysis:
             strict=True,
         )
         named = [(self.token_text(int(token)), share) for token, share in shares if token >= 0]
-        return " · ".join(f"{text} {share:.0%}" for text, share in named)
+        return " · ".join(f"{visible(text)} {share:.0%}" for text, share in named)
 
     def token_text(self, token: int) -> str:
         """Return the text of a token id, or the name of a class."""
@@ -186,3 +186,11 @@ class Analysis:
         table.insert(0, "label", [self.label(i) for i in range(self.count)])
         table.index.name = "feature"
         return table
+
+
+def visible(text: str) -> str:
+    """Return a token's text with its line ends and outer spaces shown as signs."""
+    inner = text.strip(" ")
+    left = len(text) - len(text.lstrip(" "))
+    right = len(text) - len(inner) - left if inner else 0
+    return ("␣" * left + inner + "␣" * right).replace("\n", "↵").replace("\t", "→")

@@ -30,17 +30,24 @@ def analyse_command(
     from probe_sae.evaluation import evaluate
     from probe_sae.host import load_host
     from probe_sae.recording import load_dataset
-    from probe_sae.sae import load_trained
+    from probe_sae.sae import load_sae
     from probe_sae.store import open_store
 
     if rows not in ("held_out", "all"):
         raise SettingsError(f"--rows {rows}: expected held_out or all.")
-    trained, opened = load_trained(sae), open_store(store)
+    dictionary, opened = load_sae(sae), open_store(store)
     loaded = None if host is None else load_host(host)
     recipe = None if dataset is None else load_dataset(dataset, root=root)
-    evaluation = evaluate(trained, opened, host=loaded, dataset=recipe)
+    evaluation = evaluate(dictionary, opened, host=loaded, dataset=recipe)
     analysis = analyse(
-        trained, opened, out, host=loaded, evaluation=evaluation, rows=rows, seed=seed, force=force
+        dictionary,
+        opened,
+        out,
+        host=loaded,
+        evaluation=evaluation,
+        rows=rows,
+        seed=seed,
+        force=force,
     )
     dead = int((analysis.features.firings == 0).sum())
     emit(

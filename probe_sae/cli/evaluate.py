@@ -28,16 +28,16 @@ def evaluate_command(
     from probe_sae.host import load_host
     from probe_sae.outputs import write_whole
     from probe_sae.recording import load_dataset
-    from probe_sae.sae import load_trained
+    from probe_sae.sae import load_sae
     from probe_sae.store import open_store
 
     if (host is None) != (dataset is None):
         raise SettingsError("--host and --dataset go together: a loss needs both.")
     if out is not None and out.exists():
         raise OutputExists(f"{out} exists already; choose another file.")
-    trained, opened = load_trained(sae), open_store(store)
+    dictionary, opened = load_sae(sae), open_store(store)
     result = evaluate(
-        trained,
+        dictionary,
         opened,
         host=None if host is None else load_host(host),
         dataset=None if dataset is None else load_dataset(dataset, root=root),

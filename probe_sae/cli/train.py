@@ -29,13 +29,12 @@ def train_command(
 
     Example: `probe-sae train store --features 16384 --k 32 --out sae --set lr=5e-4`
     """
-    from probe_sae.sae import load_trained
     from probe_sae.training import split_settings, train
 
     values: dict[str, Any] = {"features": features, "k": k, "rows": rows, "seed": seed}
     settings, trainer = split_settings({"arch": arch, **values, **parsed(assignments or [])})
-    train(store, settings, trainer, site=site, out=out, device=device, force=force)
-    last = load_trained(out).log[-1]
+    sae = train(store, settings, trainer, site=site, out=out, device=device, force=force)
+    last = sae.log[-1]
     emit(
         {"sae": str(out), "arch": arch, **last},
         f"{out}: {arch}, {features} features; on the last batch fraction unexplained "

@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host import Host, ReplaceRows, Site, SiteWatch, constant, edit, zero
 from probe_sae.progress import progress
-from probe_sae.recording import Batch, Recipe, RowGatherer, batches
-from probe_sae.sae import DEFINITIONS, SAE, ReconstructionMeter, Trained, load_trained
+from probe_sae.recording import Batch, Recipe, RowGatherer, batches, load_dataset
+from probe_sae.sae import DEFINITIONS, SAE, ReconstructionMeter, load_sae
 from probe_sae.store import Store, StoreStream, held_out_contexts, open_store
 
 LOSS_CONTEXTS = 200
@@ -37,32 +37,31 @@ class Evaluation:
 
 
 def evaluate(
-    sae: Trained | str | Path,
+    sae: SAE | str | Path,
     store: Store | str | Path,
     *,
     host: Host | None = None,
     dataset: Recipe | None = None,
-    max_length: int | None = None,
 ) -> Evaluation:
     """Measure a dictionary on the held-out rows of a store.
 
     Args:
-        sae: a dictionary with its provenance, or its folder.
+        sae: the dictionary, or its folder.
         store: the store, or its folder.
-        host: with it and `dataset`, the host's loss is measured too.
-        dataset: the recipe that the store was recorded from.
-        max_length: tokens of a context; as recorded, by default.
+        host: with it, the host's loss is measured too.
+        dataset: the recipe that the store was recorded from; found by its name, by default.
 
     Raises:
         ShapeError: the store's rows are not d_model long.
         SettingsError: the host or the recipe is not the one recorded.
     """
-    trained = sae if isinstance(sae, Trained) else load_trained(sae)
+    if not isinstance(sae, SAE):
+        sae = load_sae(sae)
     opened = store if isinstance(store, Store) else open_store(store)
-    site = opened.site(trained.provenance.get("site")).name
-    check_width(trained.sae, opened, site)
-    held = held_out(trained, opened)
-    meter = reconstruction(trained.sae, StoreStream(opened, site, 0, held))
+    site = opened.site(sae.provenance.get("site")).name
+    check_width(sae, opened, site)
+    held = held_out(sae, opened)
+    meter = reconstruction(sae, StoreStream(opened, site, 0, held))
     metrics: dict[str, Any] = {
         "rows_evaluated": meter.rows,
         "fraction_unexplained": meter.fraction_unexplained,
@@ -70,8 +69,9 @@ def evaluate(
         "dead_fraction": meter.dead_fraction,
         "dense_fraction": meter.dense_fraction,
     }
-    if host is not None and dataset is not None:
-        losses = host_losses(trained.sae, opened, site, host, dataset, held)
+    if host is not None:
+        recipe = dataset or load_dataset(opened.provenance["dataset"]["name"])
+        losses = host_losses(sae, opened, site, host, recipe, held)
         if losses is not None:
             metrics["loss"] = losses
             metrics["loss_recovered"] = loss_recovered(losses)
@@ -89,13 +89,13 @@ def check_width(sae: SAE, store: Store, site: str) -> None:
         raise ShapeError(f"{site} has rows of {width}; the dictionary takes {sae.d_model}.")
 
 
-def held_out(trained: Trained, store: Store) -> NDArray[np.bool_]:
+def held_out(sae: SAE, store: Store) -> NDArray[np.bool_]:
     """Mark the contexts of a store that the dictionary's training never saw, [contexts].
 
     All of them, where the dictionary was trained on another store.
     """
-    known = trained.provenance.get("store") or {}
-    split = trained.provenance.get("split")
+    known = sae.provenance.get("store") or {}
+    split = sae.provenance.get("split")
     if split is None or known.get("journal") != store.manifest["journal_sha256"]:
         return np.ones(store.contexts, dtype=np.bool_)
     held = held_out_contexts(store.contexts, split["held_out"], split["seed"])

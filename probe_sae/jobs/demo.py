@@ -14,9 +14,10 @@ DEMOS: dict[str, dict[str, Any]] = {
         "capture": {"sites": ["blocks.1.resid_post"]},
         "train": {
             "arch": "batchtopk",
-            "features": 3072,
-            "k": 12,
-            "rows": 3_200_000,
+            "features": 2048,
+            "k": 14,
+            "rows": 4_000_000,
+            "batch_size": 2048,
             "held_out": 0.2,
         },
     },

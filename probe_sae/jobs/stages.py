@@ -17,7 +17,7 @@ from probe_sae.jobs.job import Job
 from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import say
 from probe_sae.recording import Recipe, capture, load_dataset
-from probe_sae.sae import load_trained
+from probe_sae.sae import load_sae
 from probe_sae.store import Store, open_store
 from probe_sae.training import train
 
@@ -64,13 +64,13 @@ def _stages(job: Job, host: Host, recipe: Recipe, folder: Path, resume: bool) ->
     if not (folder / "sae").exists():
         with clock.time("train"):
             train(store, job.arch, job.trainer, out=folder / "sae", device=job.device)
-    trained = load_trained(folder / "sae")
+    sae = load_sae(folder / "sae")
     with clock.time("evaluate"):
-        evaluation = evaluate(trained, store, host=host, dataset=recipe)
+        evaluation = evaluate(sae, store, host=host, dataset=recipe)
     if not (folder / "analysis").exists():
         with clock.time("analyse"):
             analyse(
-                trained,
+                sae,
                 store,
                 folder / "analysis",
                 host=host,
@@ -84,7 +84,7 @@ def _stages(job: Job, host: Host, recipe: Recipe, folder: Path, resume: bool) ->
         with clock.time("report"):
             analysis = load_analysis(folder / "analysis")
             write_report(analysis, folder / "report", labels=job.labels)
-    settings = trained.sae.settings
+    settings = sae.settings
     summary: dict[str, Any] = finite(
         {
             "host": job.host,

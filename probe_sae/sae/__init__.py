@@ -1,6 +1,6 @@
 """Dictionaries: architectures, sparse kernels, checkpoint, metrics of a reconstruction."""
 
-from probe_sae.sae.checkpoint import Trained, load_sae, load_trained, save_sae
+from probe_sae.sae.checkpoint import load_sae, save_sae
 from probe_sae.sae.dictionary import SAE, Step
 from probe_sae.sae.reconstruction import DEFINITIONS, ReconstructionMeter, fraction_unexplained
 from probe_sae.sae.settings import ARCHITECTURES, BatchTopK, TopK, settings_for
@@ -15,10 +15,8 @@ __all__ = [
     "SparseCodes",
     "Step",
     "TopK",
-    "Trained",
     "fraction_unexplained",
     "load_sae",
-    "load_trained",
     "save_sae",
     "settings_for",
 ]

@@ -5,7 +5,7 @@ fingerprint): a load that does not reproduce them is an error, never a silent wr
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,14 @@ _WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "input_scale", "threshold")
 _FINGERPRINT_ROWS = 8
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A dictionary and where it comes from."""
-
-    sae: SAE
-    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
-    """`site`, `host`, `dataset`, `store`, `split`, `trainer`, `versions`, as far as known."""
-    log: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """Lines of the training log."""
-
-
-def save_sae(folder: Path, trained: Trained, probe: Tensor | None = None) -> None:
+def save_sae(folder: Path, sae: SAE, probe: Tensor | None = None) -> None:
     """Write a dictionary into `folder`, which exists.
 
     Args:
         folder: where to.
-        trained: the dictionary and its provenance.
+        sae: the dictionary.
         probe: raw activations for the fingerprint, [rows, d_model]; drawn at random when absent.
     """
-    sae = trained.sae
     if probe is None:
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(_FINGERPRINT_ROWS, sae.d_model, generator=generator)
@@ -61,10 +49,10 @@ def save_sae(folder: Path, trained: Trained, probe: Tensor | None = None) -> Non
         "arch": sae.settings.arch,
         "d_model": sae.d_model,
         "settings": asdict(sae.settings),
-        "provenance": trained.provenance,
+        "provenance": sae.provenance,
     }
     write_whole(folder / "config.json", json.dumps(config, indent=1, sort_keys=True))
-    lines = "".join(json.dumps(line, sort_keys=True) + "\n" for line in trained.log)
+    lines = "".join(json.dumps(line, sort_keys=True) + "\n" for line in sae.log)
     write_whole(folder / "log.jsonl", lines)
 
 
@@ -74,15 +62,6 @@ def load_sae(path: str | Path) -> SAE:
     Raises:
         FormatError: there is none, it is damaged, unfinished, or from a newer version, or it does
             not reproduce its fingerprint.
-    """
-    return load_trained(path).sae
-
-
-def load_trained(path: str | Path) -> Trained:
-    """Return the dictionary in a folder with its provenance and training log.
-
-    Raises:
-        FormatError: as `load_sae`.
     """
     folder = refuse_partial(path)
     config = _read_config(folder)
@@ -110,7 +89,8 @@ def load_trained(path: str | Path) -> Trained:
     sae.load_state_dict({name: tensors[name] for name in shapes}, assign=True)
     sae.requires_grad_(False).eval()
     _check_fingerprint(sae, tensors, folder)
-    return Trained(sae, provenance, _read_log(folder / "log.jsonl"))
+    sae.provenance, sae.log = provenance, _read_log(folder / "log.jsonl")
+    return sae
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

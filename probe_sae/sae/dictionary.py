@@ -1,7 +1,7 @@
 """A dictionary of features: encoder, decoder, and what brings raw activations to their scale."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,10 @@ class SAE(nn.Module):
     """Scalar."""
     threshold: Tensor
     """Scalar: BatchTopK's smallest activation kept; NaN until calibrated."""
+    provenance: dict[str, Any]
+    """Where it was trained (`site`, `host`, `store`, `split`, ...), as far as known."""
+    log: list[dict[str, Any]]
+    """Lines of the training log."""
 
     def __init__(self, settings: TopK, d_model: int, *, generator: torch.Generator | None = None):
         """Make an untrained dictionary: random unit decoder rows, the encoder their transpose.
@@ -52,6 +56,8 @@ class SAE(nn.Module):
             generator: where the randomness comes from; seed 0 when absent.
         """
         super().__init__()
+        self.provenance: dict[str, Any] = {}
+        self.log: list[dict[str, Any]] = []
         self.settings, self.d_model, self.features = settings, d_model, settings.features
         generator = generator or torch.Generator().manual_seed(0)
         directions = normalize(torch.randn(self.features, d_model, generator=generator), dim=1)

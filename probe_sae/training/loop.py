@@ -13,7 +13,7 @@ from torch import Tensor
 from probe_sae.errors import SettingsError
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import progress, say
-from probe_sae.sae import SAE, BatchTopK, ReconstructionMeter, TopK, Trained, save_sae
+from probe_sae.sae import SAE, BatchTopK, ReconstructionMeter, TopK, save_sae
 from probe_sae.sae.dictionary import Step
 from probe_sae.store import (
     Store,
@@ -63,10 +63,11 @@ def train(
     training, unseen, provenance = _sources(data, site, trainer)
     provenance |= {"trainer": asdict(trainer), "device": device.type}
     with nullcontext() if out is None else whole_folder(out, force=force) as folder:
-        trained = Training(training, unseen, settings, trainer, device).run()
+        sae = Training(training, unseen, settings, trainer, device).run()
+        sae.provenance = provenance
         if folder is not None:
-            save_sae(folder, Trained(trained.sae, provenance, trained.log), unseen.sample(8))
-    return trained.sae.requires_grad_(False).eval()
+            save_sae(folder, sae, unseen.sample(8))
+    return sae
 
 
 def _sources(
@@ -132,7 +133,7 @@ class Training:
         self._silent = torch.zeros(settings.features, dtype=torch.int64, device=device)
         self.log: list[dict[str, Any]] = []
 
-    def run(self) -> Trained:
+    def run(self) -> SAE:
         """Train to the end, calibrate, and return the dictionary with its log."""
         trainer, step, began = self._trainer, 0, time.perf_counter()
         every = max(1, trainer.steps // LOG_LINES)
@@ -148,7 +149,8 @@ class Training:
                     if step == trainer.steps:
                         self.sae.calibrate(self._unseen.sample(SAMPLE_ROWS).to(self._device))
                         self._warn()
-                        return Trained(self.sae.cpu(), log=self.log)
+                        self.sae.log = self.log
+                        return self.sae.cpu().requires_grad_(False).eval()
         raise SettingsError("no rows to train on.")
 
     def _step(self, rows: Tensor, step: int) -> Step:

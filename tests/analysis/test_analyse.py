@@ -16,7 +16,7 @@ from probe_sae.analysis import Analysis, TextInputs, analyse, codes, load_analys
 from probe_sae.analysis.result import RANDOM, TOP, Features
 from probe_sae.analysis.tally import BINS
 from probe_sae.errors import FormatError, OutputExists
-from probe_sae.sae import SAE, BatchTopK, Trained
+from probe_sae.sae import SAE, BatchTopK
 from probe_sae.store import ContextInput, RecordedRows, SiteInfo, Store, StoreWriter, open_store
 
 BOS, VOCABULARY, FEATURES, WIDTH = 9, 10, 60, 12
@@ -77,7 +77,7 @@ def analysis(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Analysis
     folder = tmp_path_factory.mktemp("analysis") / "analysis"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(codes, "BLOCK_ROWS", 10_000)
-        return analyse(Trained(make_sae()), store, folder)
+        return analyse(make_sae(), store, folder)
 
 
 def test_statistics_equal_brute_force(analysis: Analysis, dense: NDArray[np.float64]) -> None:
@@ -251,7 +251,7 @@ def test_the_size_of_blocks_changes_nothing(
 ) -> None:
     """Blocks smaller than a context as well."""
     monkeypatch.setattr(codes, "BLOCK_ROWS", block)
-    other = analyse(Trained(make_sae()), store, tmp_path / "other")
+    other = analyse(make_sae(), store, tmp_path / "other")
 
     assert np.allclose(analysis.examples.value, other.examples.value)
     assert np.array_equal(analysis.examples.position, other.examples.position)
@@ -326,4 +326,4 @@ def test_a_finished_analysis_is_not_overwritten(store: Store, tmp_path: Path) ->
     (tmp_path / "a").mkdir()
 
     with pytest.raises(OutputExists):
-        analyse(Trained(make_sae()), store, tmp_path / "a")
+        analyse(make_sae(), store, tmp_path / "a")

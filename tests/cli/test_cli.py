@@ -189,7 +189,9 @@ def test_ctrl_c_leaves_no_output_and_says_so(tmp_path: Path, seconds: float) -> 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
 
-    assert process.returncode == 130, said
+    # An interrupt inside an extension module's import makes Python end by the signal itself, which
+    # every shell calls 130 too.
+    assert process.returncode in (130, -signal.SIGINT), said
     assert "interrupted" in said
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []

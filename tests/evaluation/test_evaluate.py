@@ -8,7 +8,7 @@ from probe_sae.evaluation import evaluate, held_out
 from probe_sae.evaluation.faithfulness import host_losses
 from probe_sae.host import Host, load_host
 from probe_sae.recording import Recipe, load_dataset
-from probe_sae.sae import SAE, TopK, Trained, fraction_unexplained
+from probe_sae.sae import SAE, TopK, fraction_unexplained
 from probe_sae.store import Store, held_out_contexts
 
 from .conftest import SITE
@@ -39,7 +39,7 @@ def test_a_perfect_dictionary_recovers_everything(
     store: Store, code_lm: Host, stdlib: Recipe
 ) -> None:
     width = store.site().width
-    metrics = evaluate(Trained(perfect(width)), store, host=code_lm, dataset=stdlib).metrics
+    metrics = evaluate(perfect(width), store, host=code_lm, dataset=stdlib).metrics
 
     assert metrics["fraction_unexplained"] < 1e-9
     assert metrics["loss_recovered"] == pytest.approx(1, abs=1e-4)
@@ -48,7 +48,7 @@ def test_a_perfect_dictionary_recovers_everything(
 
 
 def test_saying_the_mean_recovers_nothing(store: Store, code_lm: Host, stdlib: Recipe) -> None:
-    metrics = evaluate(Trained(constant(store)), store, host=code_lm, dataset=stdlib).metrics
+    metrics = evaluate(constant(store), store, host=code_lm, dataset=stdlib).metrics
 
     assert metrics["fraction_unexplained"] == pytest.approx(1, abs=1e-6)
     assert metrics["loss_recovered"] == pytest.approx(0, abs=1e-4)
@@ -75,22 +75,22 @@ def test_metrics_are_those_of_the_held_out_rows_alone(store: Store) -> None:
     sae = SAE(TopK(features=64, k=4), store.site().width).requires_grad_(False)
     known = {"journal": store.manifest["journal_sha256"]}
     split = {"held_out": 0.2, "seed": 3}
-    trained = Trained(sae, {"site": SITE, "store": known, "split": split})
-    held = held_out(trained, store)
+    sae.provenance = {"site": SITE, "store": known, "split": split}
+    held = held_out(sae, store)
     rows = store.read(SITE, 0, store.rows)[torch.from_numpy(held[store.context_of_row])]
 
-    metrics = evaluate(trained, store).metrics
+    metrics = evaluate(sae, store).metrics
 
     assert 0.1 < held.mean() < 0.3
     assert metrics["rows_evaluated"] == len(rows)
     expected = fraction_unexplained(rows, sae(rows))
     assert metrics["fraction_unexplained"] == pytest.approx(expected, rel=1e-6)
-    assert set(evaluate(trained, store).definitions) == set(metrics)
+    assert set(evaluate(sae, store).definitions) == set(metrics)
 
 
 def test_a_dictionary_of_another_width_is_refused(store: Store) -> None:
     with pytest.raises(ShapeError, match="takes 7"):
-        evaluate(Trained(SAE(TopK(features=9, k=2), 7)), store)
+        evaluate(SAE(TopK(features=9, k=2), 7), store)
 
 
 def test_another_host_is_refused(store: Store, code_lm: Host, stdlib: Recipe) -> None:
@@ -99,9 +99,9 @@ def test_another_host_is_refused(store: Store, code_lm: Host, stdlib: Recipe) ->
         next(other.model.parameters()).add_(1)
 
     with pytest.raises(SettingsError, match="other weights"):
-        evaluate(Trained(constant(store)), store, host=other, dataset=stdlib)
+        evaluate(constant(store), store, host=other, dataset=stdlib)
 
 
 def test_another_dataset_is_refused(store: Store, code_lm: Host) -> None:
     with pytest.raises(SettingsError, match="not from digits"):
-        evaluate(Trained(constant(store)), store, host=code_lm, dataset=load_dataset("digits"))
+        evaluate(constant(store), store, host=code_lm, dataset=load_dataset("digits"))

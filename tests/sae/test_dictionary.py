@@ -14,9 +14,7 @@ from probe_sae.sae import (
     SAE,
     BatchTopK,
     TopK,
-    Trained,
     load_sae,
-    load_trained,
     save_sae,
     settings_for,
 )
@@ -78,13 +76,14 @@ def test_scaling_the_input_is_undone(arch: str) -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_saving_and_loading_keeps_codes_on_raw_activations(arch: str, tmp_path: Path) -> None:
     sae, x = make(arch)
-    save_sae(tmp_path, Trained(sae, {"site": "here"}, [{"step": 1}]))
+    sae.provenance, sae.log = {"site": "here"}, [{"step": 1}]
+    save_sae(tmp_path, sae)
 
-    loaded = load_trained(tmp_path)
+    loaded = load_sae(tmp_path)
 
-    assert torch.equal(loaded.sae.encode(x), sae.encode(x))
-    assert torch.equal(loaded.sae(x), sae(x))
-    assert loaded.sae.settings == sae.settings
+    assert torch.equal(loaded.encode(x), sae.encode(x))
+    assert torch.equal(loaded(x), sae(x))
+    assert loaded.settings == sae.settings
     assert (loaded.provenance, loaded.log) == ({"site": "here"}, [{"step": 1}])
 
 
@@ -98,7 +97,7 @@ def test_the_step_lowers_the_loss_along_its_gradient(arch: str) -> None:
         for parameter in sae.parameters():
             parameter -= 1e-4 * parameter.grad if parameter.grad is not None else 0
 
-    assert float(sae.step(x, torch.tensor(10.0)).loss) < float(first.detach())
+    assert sae.step(x, torch.tensor(10.0)).loss.item() < first.item()
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -171,7 +170,7 @@ def test_an_unknown_architecture_names_what_is_near() -> None:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    save_sae(tmp_path, Trained(make("batchtopk")[0]))
+    save_sae(tmp_path, make("batchtopk")[0])
     return tmp_path
 
 

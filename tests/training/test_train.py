@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from probe_sae.errors import OutputExists, SettingsError
-from probe_sae.sae import ARCHITECTURES, BatchTopK, TopK, fraction_unexplained, load_trained
+from probe_sae.sae import ARCHITECTURES, BatchTopK, TopK, fraction_unexplained, load_sae
 from probe_sae.store import TensorStream
 from probe_sae.training import TrainSettings, split_settings, train
 from probe_sae.training.loop import Training
@@ -70,7 +70,7 @@ def test_the_decoder_stays_on_the_unit_sphere() -> None:
 
 def test_the_log_tells_the_run(tmp_path: Path) -> None:
     train(world(20_000, 1), settings("batchtopk"), QUICK, out=tmp_path / "sae", device="cpu")
-    log = load_trained(tmp_path / "sae").log
+    log = load_sae(tmp_path / "sae").log
 
     assert log[-1]["rows"] >= 200_000
     assert log[-1]["step"] == QUICK.steps
@@ -90,7 +90,7 @@ def test_dead_features_come_back_to_explain_something() -> None:
         training = Training(stream, stream, made, run, torch.device("cpu"))
         with torch.no_grad():
             training.sae.b_enc[:32] = -3.0
-        sae = training.run().sae.requires_grad_(False)
+        sae = training.run()
         dead[weight] = float((~(sae.encode(fresh) > 0).any(0)).float().mean())
         missed[weight] = fraction_unexplained(fresh, sae(fresh))
 
