@@ -101,6 +101,29 @@ def test_the_step_lowers_the_loss_along_its_gradient(arch: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
+def test_the_loss_equals_its_formula_in_float64(arch: str) -> None:
+    """Squared error over variance, plus AuxK: the share of the error that dead features leave."""
+    sae, x = make(arch)
+    sae, x, variance = sae.double(), x.double(), torch.tensor(7.0, dtype=torch.float64)
+    sae.threshold.fill_(float("nan"))  # a batch chooses, as in training
+    dead = torch.tensor([1, 5, 9])
+    scaled = x * sae.input_scale
+    x_hat = sae.encode(x) @ sae.W_dec + sae.b_dec
+    error = scaled - x_hat
+    pre = ((scaled - sae.b_dec) @ sae.W_enc.T + sae.b_enc)[:, dead].relu()
+    aux = pre @ sae.W_dec[dead]
+    share = (error - aux).square().sum() / error.square().sum() * len(dead) / (sae.d_model // 2)
+    plain = error.square().sum() / (len(x) * variance)
+
+    step = sae.step(x, variance)
+
+    assert torch.allclose(step.x_hat, x_hat, rtol=1e-12)
+    assert step.loss.item() == pytest.approx(plain.item(), rel=1e-12)
+    with_aux = sae.step(x, variance, dead).loss.item()
+    assert with_aux == pytest.approx((plain + share / 32).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
 def test_aux_k_reaches_the_encoder_of_dead_features_and_no_others(arch: str) -> None:
     sae, x = make(arch)
     sae.requires_grad_(True)
