@@ -152,20 +152,20 @@ class Analysis:
     info: Mapping[str, Any]
     """`kind` ("text" or "image"), `site`, `host`, `dataset`, `store`, `sae`, `split`, `rows`,
     `contexts`, `metrics` (or None), `definitions`, `training` (list of log lines), `versions`."""
-    features: Features
+    columns: Features
     examples: Examples
     inputs: TextInputs | ImageInputs
 
     @property
     def count(self) -> int:
         """Number of features."""
-        return len(self.features.firings)
+        return len(self.columns.firings)
 
     def label(self, feature: int, count: int = 3) -> str:
         """Return the feature's automatic label: the commonest tokens or classes of its firings."""
         shares = zip(
-            self.features.token_ids[feature][:count],
-            self.features.token_shares[feature][:count],
+            self.columns.token_ids[feature][:count],
+            self.columns.token_shares[feature][:count],
             strict=True,
         )
         named = [(self.token_text(int(token)), share) for token, share in shares if token >= 0]
@@ -177,11 +177,11 @@ class Analysis:
             return self.inputs.piece(token)
         return self.inputs.classes[token] if token < len(self.inputs.classes) else str(token)
 
-    def table(self) -> Any:
+    def features(self) -> Any:
         """Return one line a feature as a pandas DataFrame: the scalar columns and the label."""
         import pandas as pd
 
-        columns = {f.name: getattr(self.features, f.name) for f in fields(Features)}
+        columns = {f.name: getattr(self.columns, f.name) for f in fields(Features)}
         table = pd.DataFrame({n: v for n, v in columns.items() if v.ndim == 1})
         table.insert(0, "label", [self.label(i) for i in range(self.count)])
         table.index.name = "feature"

@@ -27,7 +27,7 @@ def save_analysis(analysis: Analysis, folder: Path) -> None:
     text = json.dumps(head, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / "analysis.json").write_text(text, encoding="utf-8", errors="surrogatepass")
     with h5py.File(folder / "analysis.h5", "w") as file:
-        for name, part in (("features", analysis.features), ("examples", analysis.examples)):
+        for name, part in (("features", analysis.columns), ("examples", analysis.examples)):
             group = file.create_group(name)
             for field in fields(part):
                 data = getattr(part, field.name)
@@ -106,7 +106,7 @@ def _read_inputs(group: Any, kind: str) -> TextInputs | ImageInputs:
 def _check(analysis: Analysis, folder: Path) -> None:
     """Raise unless the arrays agree with each other, so that no later index can go astray."""
     count, examples = analysis.count, analysis.examples
-    wrong = [f.name for f in fields(Features) if len(getattr(analysis.features, f.name)) != count]
+    wrong = [f.name for f in fields(Features) if len(getattr(analysis.columns, f.name)) != count]
     inputs = analysis.inputs
     contexts = len(inputs.offsets) - 1 if isinstance(inputs, TextInputs) else len(inputs.label)
     number = len(examples.feature)

@@ -49,7 +49,7 @@ def analyse_command(
         seed=seed,
         force=force,
     )
-    dead = int((analysis.features.firings == 0).sum())
+    dead = int((analysis.columns.firings == 0).sum())
     emit(
         {
             "analysis": str(out),

@@ -68,6 +68,11 @@ class Host:
             except StopForward:
                 return None
 
+    def generate(self, *inputs: Any, **named: Any) -> Any:
+        """Return what the model's own `generate` returns: token ids, [batch, tokens]."""
+        model: Any = self.model
+        return model.generate(*inputs, **named)
+
     @property
     def kind(self) -> str:
         """`text`, or `image` for everything else."""

@@ -24,7 +24,7 @@ def index(analysis: Analysis) -> dict[str, Any]:
     `max` and `mean` are right to 2**-16 of themselves, `share` to 2**-17, and `x`, `y` are 65534ths
     of the map's width (65535 is "none").
     """
-    features = analysis.features
+    features = analysis.columns
     top_share = features.token_shares[:, :1].max(axis=1, initial=0)
     arrays: dict[str, NDArray[Any]] = {
         "firings": narrow(features.firings),
@@ -41,7 +41,7 @@ def index(analysis: Analysis) -> dict[str, Any]:
 
 def sparks(analysis: Analysis) -> dict[str, Any]:
     """Return every feature's histogram as bars from 0 to 15, on a log scale, two bars a byte."""
-    counts = analysis.features.histogram
+    counts = analysis.columns.histogram
     groups = np.array_split(np.arange(counts.shape[1]), SPARK_BINS)
     bars = np.stack([np.log1p(counts[:, group].sum(axis=1)) for group in groups], axis=1)
     tallest = np.maximum(bars.max(axis=1, keepdims=True, initial=0), 1e-9)
@@ -53,7 +53,7 @@ def labels(analysis: Analysis) -> dict[str, Any]:
     """Return each feature's commonest tokens as text: a line a feature, U+001F between."""
     names: dict[int, str] = {}
     lines: list[str] = []
-    for tokens in analysis.features.token_ids[:, :LABEL_TOKENS].tolist():
+    for tokens in analysis.columns.token_ids[:, :LABEL_TOKENS].tolist():
         for token in tokens:
             if token >= 0 and token not in names:
                 names[token] = visible(analysis.token_text(token))
@@ -82,7 +82,7 @@ def chunk(analysis: Analysis, shown: Shown, first: int) -> dict[str, Any]:
 
 
 def _statistics(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
-    features = analysis.features
+    features = analysis.columns
     exact = ("mean", "mean_activation", "std", "skew", "kurtosis", "max", "decoder_norm",
              "histogram_top")  # fmt: skip
     arrays: dict[str, NDArray[Any]] = {
@@ -94,7 +94,7 @@ def _statistics(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
 
 
 def _relations(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArray[Any]]:
-    features = analysis.features
+    features = analysis.columns
     return {
         "token_ids": narrow(shown.token_ranks(features.token_ids[part])),
         "token_shares": fraction16(features.token_shares[part]),
@@ -117,7 +117,7 @@ def _examples(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArra
     low, high = int(bounds[0]), int(bounds[-1])
     entries = slice(int(examples.offsets[low]), int(examples.offsets[high]))
     counts = np.diff(examples.offsets[low : high + 1])
-    tops = np.repeat(analysis.features.max[examples.feature[low:high]], counts)
+    tops = np.repeat(analysis.columns.max[examples.feature[low:high]], counts)
     levels = examples.fired_value[entries] / np.where(tops > 0, tops, 1)
     return {
         "example_counts": narrow(np.diff(bounds)),

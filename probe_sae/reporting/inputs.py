@@ -44,7 +44,7 @@ class Shown:
 def find_shown(analysis: Analysis) -> Shown:
     """Return the contexts and tokens that some feature of the analysis refers to."""
     contexts = np.unique(analysis.examples.context).astype(np.int64)
-    features, inputs = analysis.features, analysis.inputs
+    features, inputs = analysis.columns, analysis.inputs
     tables = [features.token_ids, features.promoted_ids, features.suppressed_ids]
     used = [np.unique(table) for table in tables]
     if isinstance(inputs, TextInputs):

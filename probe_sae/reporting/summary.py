@@ -55,7 +55,7 @@ _CHECKS: list[tuple[str, str, float, bool, str]] = [
 def summarise(analysis: Analysis) -> dict[str, Any]:
     """Return what `report.json` holds: facts, metrics, checks, density histogram, modules."""
     info = analysis.info
-    features = analysis.features
+    features = analysis.columns
     dead = int(np.sum(features.firings == 0))
     metrics = dict(info.get("metrics") or {})
     measured = "held-out rows" if metrics else "analysed rows"
@@ -106,7 +106,7 @@ def check(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def density_histogram(analysis: Analysis) -> dict[str, list[float]]:
     """Return `edges` (log10 of density) and `counts` of features that fire, four bins a decade."""
-    density = analysis.features.density
+    density = analysis.columns.density
     logs = np.log10(density[density > 0])
     low = np.floor(logs.min() * 4) / 4 if logs.size else -1.0
     low = min(float(low), -0.25)
@@ -117,7 +117,7 @@ def density_histogram(analysis: Analysis) -> dict[str, list[float]]:
 
 def modules(analysis: Analysis) -> list[dict[str, Any]]:
     """Return each module's number, size, mean density and members, densest member first."""
-    features = analysis.features
+    features = analysis.columns
     found: list[dict[str, Any]] = []
     for module in np.unique(features.module[features.module >= 0]).tolist():
         members = np.flatnonzero(features.module == module)
@@ -138,7 +138,7 @@ def good_starts(analysis: Analysis, count: int = 6) -> list[int]:
     That is the feature with the largest share of its commonest token times log2 of the token's
     lift, among those that fire at least ten times.
     """
-    features = analysis.features
+    features = analysis.columns
     usable = np.flatnonzero((features.firings >= 10) & np.isfinite(features.max))
     if usable.size == 0 or features.token_shares.shape[1] == 0:
         return usable[:count].tolist()

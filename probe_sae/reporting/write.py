@@ -105,7 +105,7 @@ def _write_data(
 ) -> None:
     shown = inputs.find_shown(analysis)
     layout = _write_inputs(analysis, shown, folder)
-    layout |= {"chunk": features.CHUNK, "bins": analysis.features.histogram.shape[1]}
+    layout |= {"chunk": features.CHUNK, "bins": analysis.columns.histogram.shape[1]}
     head = {name: value for name, value in summary.items() if name != "training"}
     head["modules"] = [
         {name: value for name, value in module.items() if name != "features"}

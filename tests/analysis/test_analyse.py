@@ -81,7 +81,7 @@ def analysis(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Analysis
 
 
 def test_statistics_equal_brute_force(analysis: Analysis, dense: NDArray[np.float64]) -> None:
-    features = analysis.features
+    features = analysis.columns
     for i in range(FEATURES):
         fired = dense[:, i][dense[:, i] > 0]
         assert features.firings[i] == len(fired)
@@ -97,19 +97,19 @@ def test_statistics_equal_brute_force(analysis: Analysis, dense: NDArray[np.floa
 
 
 def test_a_dead_feature_has_no_statistics(analysis: Analysis) -> None:
-    assert analysis.features.firings[7] == 0
-    assert np.isnan(analysis.features.mean[7])
-    assert np.isnan(analysis.features.x[7])
-    assert analysis.features.module[7] == -1
+    assert analysis.columns.firings[7] == 0
+    assert np.isnan(analysis.columns.mean[7])
+    assert np.isnan(analysis.columns.x[7])
+    assert analysis.columns.module[7] == -1
 
 
 def test_histograms_equal_brute_force(analysis: Analysis, dense: NDArray[np.float64]) -> None:
     for i in range(FEATURES):
         fired = dense[:, i][dense[:, i] > 0]
-        top = float(analysis.features.histogram_top[i])
+        top = float(analysis.columns.histogram_top[i])
         if len(fired):
             expected, _ = np.histogram(fired, BINS, (0, top))
-            assert analysis.features.histogram[i].tolist() == expected.tolist()
+            assert analysis.columns.histogram[i].tolist() == expected.tolist()
             assert top / 2 <= fired.max() < top
 
 
@@ -118,8 +118,8 @@ def test_quantiles_are_right_to_half_a_bin(analysis: Analysis, dense: NDArray[np
         fired = dense[:, i][dense[:, i] > 0]
         if len(fired) > 20:
             exact = np.quantile(fired, (0.1, 0.25, 0.5, 0.75, 0.9), method="inverted_cdf")
-            width = analysis.features.histogram_top[i] / (BINS * 4)
-            assert np.abs(analysis.features.quantiles[i] - exact).max() <= width
+            width = analysis.columns.histogram_top[i] / (BINS * 4)
+            assert np.abs(analysis.columns.quantiles[i] - exact).max() <= width
 
 
 def test_top_examples_equal_brute_force(
@@ -205,7 +205,7 @@ def test_co_firing_equals_brute_force(analysis: Analysis, dense: NDArray[np.floa
     both = fires.T @ fires
     with np.errstate(invalid="ignore", divide="ignore"):
         phi: Any = np.corrcoef(fires.T)
-    features = analysis.features
+    features = analysis.columns
     for i in range(FEATURES):
         for j, value, count in zip(
             features.cofiring_ids[i],
@@ -229,12 +229,12 @@ def test_token_counts_equal_brute_force(
         fired = token[dense[:, i] > 0]
         counts = np.bincount(fired, minlength=VOCABULARY)
         shares = np.sort(counts / max(1, len(fired)))[::-1][:8]
-        assert np.allclose(analysis.features.token_shares[i], shares, atol=1e-6)
-        best = analysis.features.token_ids[i, 0]
+        assert np.allclose(analysis.columns.token_shares[i], shares, atol=1e-6)
+        best = analysis.columns.token_ids[i, 0]
         if len(fired):
             assert counts[best] == counts.max()
             base = (token == best).mean()
-            assert analysis.features.token_lifts[i, 0] == pytest.approx(
+            assert analysis.columns.token_lifts[i, 0] == pytest.approx(
                 counts[best] / len(fired) / base, rel=1e-5
             )
 
@@ -242,7 +242,7 @@ def test_token_counts_equal_brute_force(
 def test_nearest_features_equal_brute_force(analysis: Analysis) -> None:
     cosines = (make_sae().W_dec @ make_sae().W_dec.T).fill_diagonal_(-2).sort(descending=True)
 
-    assert np.allclose(analysis.features.nearest_cosines, cosines.values[:, :8], atol=1e-5)
+    assert np.allclose(analysis.columns.nearest_cosines, cosines.values[:, :8], atol=1e-5)
 
 
 @pytest.mark.parametrize("block", [1, 7, 64])
@@ -257,7 +257,7 @@ def test_the_size_of_blocks_changes_nothing(
     assert np.array_equal(analysis.examples.position, other.examples.position)
 
     for field in fields(Features):
-        one, two = getattr(analysis.features, field.name), getattr(other.features, field.name)
+        one, two = getattr(analysis.columns, field.name), getattr(other.columns, field.name)
         assert np.allclose(one, two, equal_nan=True), field.name
 
 
@@ -265,7 +265,7 @@ def test_an_analysis_comes_back_as_written(analysis: Analysis, tmp_path: Path) -
     save_analysis(analysis, tmp_path)
     loaded = load_analysis(tmp_path)
 
-    for name in ("features", "examples", "inputs"):
+    for name in ("columns", "examples", "inputs"):
         one, two = getattr(analysis, name), getattr(loaded, name)
         for field in fields(one):
             a, b = getattr(one, field.name), getattr(two, field.name)
@@ -273,7 +273,7 @@ def test_an_analysis_comes_back_as_written(analysis: Analysis, tmp_path: Path) -
                 assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), field.name
             else:
                 assert a == b, field.name
-    assert loaded.table().shape[0] == FEATURES
+    assert loaded.features().shape[0] == FEATURES
 
 
 def _change(change: Callable[[h5py.File], Any]) -> Callable[[Path], None]:

@@ -175,6 +175,26 @@ def test_bad_input_is_a_clear_message_and_exit_code_2_and_nothing_is_written(
     assert {path.name for path in (*tmp_path.iterdir(), *folder.iterdir())} == before
 
 
+def test_a_torchvision_built_for_another_torch_is_said_to_be_so(tmp_path: Path) -> None:
+    broken = tmp_path / "elsewhere" / "torchvision"
+    broken.mkdir(parents=True)
+    message = "operator torchvision::nms does not exist"
+    (broken / "__init__.py").write_text(f"raise RuntimeError({message!r})")
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "probe_sae", "demo", "--out", "out"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(broken.parent)},
+    )
+
+    assert done.returncode == 2
+    assert "does not work with torch" in done.stderr
+    assert "pip install --upgrade torch torchvision" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("seconds", [3.0, 8.0, 14.0])
 def test_ctrl_c_leaves_no_output_and_says_so(tmp_path: Path, seconds: float) -> None:

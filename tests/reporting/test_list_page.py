@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 def test_the_list_holds_only_the_rows_in_view(page: Any, text: Any, text_report: Report) -> None:
     page.visit(text_report, "index.html#/features")
 
-    alive = int((text.features.firings > 0).sum())
+    alive = int((text.columns.firings > 0).sum())
     rows = page.run("return document.querySelectorAll('tr[data-id]').length")
     assert page.text(".count") == f"{alive} of {text.count} features"
     assert 10 < rows < 60
@@ -26,12 +26,12 @@ def test_the_list_sorts_by_any_column(page: Any, text: Any, text_report: Report)
     page.visit(text_report, "index.html#/features?sort=-max")
 
     first = page.run("return document.querySelector('tr[data-id]').dataset.id")
-    assert int(first) == int(np.argmax(text.features.max))
+    assert int(first) == int(np.argmax(text.columns.max))
 
     page.run("document.querySelector('th.density button').click()")
     first = page.run("return document.querySelector('tr[data-id]').dataset.id")
     sort = page.run("return document.querySelector('th.density').getAttribute('aria-sort')")
-    assert text.features.firings[int(first)] == text.features.firings.max()
+    assert text.columns.firings[int(first)] == text.columns.firings.max()
     assert sort == "descending"
     assert "sort=-density" in page.browser.current_url
 
@@ -46,9 +46,9 @@ def test_search_finds_tokens_whatever_their_case(page: Any, text: Any, text_repo
     pieces = [piece.decode("utf-8", "replace") for piece in text.inputs.pieces]
     hits = [
         any("word3" in pieces[token] for token in tokens if token >= 0)
-        for tokens in text.features.token_ids[:, :5].tolist()
+        for tokens in text.columns.token_ids[:, :5].tolist()
     ]
-    hits_alive = int((np.array(hits) & (text.features.firings > 0)).sum())
+    hits_alive = int((np.array(hits) & (text.columns.firings > 0)).sum())
     assert page.text(".count") == f"{hits_alive} of {text.count} features"
 
 

@@ -50,7 +50,7 @@ def test_the_map_lists_what_a_search_finds(page: Any, text_report: Report) -> No
 def test_the_map_tells_names_on_hover_and_opens_features_on_click(
     page: Any, text: Any, text_report: Report
 ) -> None:
-    feature = int(np.nanargmax(text.features.x))
+    feature = int(np.nanargmax(text.columns.x))
     page.visit(text_report, f"map.html#?sel={feature}")
     page.wait("document.querySelector('#main').dataset.ready === 'plotly'")
     x, y = page.run(
@@ -88,4 +88,4 @@ def test_a_lasso_on_the_map_lists_what_is_inside(page: Any, text: Any, text_repo
     page.wait("document.querySelector('.map-side h2')")
 
     found = int(page.text(".map-side h2").split()[0])
-    assert found >= 0.9 * np.isfinite(text.features.x).sum()
+    assert found >= 0.9 * np.isfinite(text.columns.x).sum()

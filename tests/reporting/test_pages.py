@@ -40,7 +40,7 @@ def contrast(first: list[float], second: list[float]) -> float:
 def busy_feature(analysis: Any) -> int:
     """Return a feature with many examples that does not fire everywhere."""
     shown = np.bincount(analysis.examples.feature, minlength=analysis.count)
-    return int(np.argmax(shown * (analysis.features.density < 0.1)))
+    return int(np.argmax(shown * (analysis.columns.density < 0.1)))
 
 
 def test_the_overview_shows_what_was_measured(page: Any, text_report: Report) -> None:
@@ -118,8 +118,8 @@ def test_a_feature_page_gives_the_analysis_numbers(
     page.visit(text_report, f"index.html#/feature/{feature}")
 
     stats = page.text(".stats").replace("\n", " ")
-    assert f"Firings {text.features.firings[feature]}" in stats
-    assert f"Kurtosis {float(f'{text.features.kurtosis[feature]:.3g}'):g}" in stats
+    assert f"Firings {text.columns.firings[feature]}" in stats
+    assert f"Kurtosis {float(f'{text.columns.kurtosis[feature]:.3g}'):g}" in stats
     assert page.painted(".histogram .chart") > 0.03
 
 
@@ -186,7 +186,7 @@ def test_an_image_feature_shows_pictures_under_heat(
 def test_modules_list_their_members(page: Any, text: Any, text_report: Report) -> None:
     page.visit(text_report, "index.html#/module/1")
 
-    size = int((text.features.module == 1).sum())
+    size = int((text.columns.module == 1).sum())
     assert page.text(".lead").startswith(f"{size} features")
     links = page.run("return document.querySelectorAll('.related a').length")
     assert links == size

@@ -37,7 +37,7 @@ def bytes_of(folder: Path, *, plotly: bool = False) -> int:
 def test_the_index_holds_every_feature(text: Analysis, text_report: Report) -> None:
     index = columns(text_report, "index")
 
-    features = text.features
+    features = text.columns
     assert np.array_equal(index["firings"], features.firings)
     assert np.allclose(index["max"], features.max, rtol=2**-16, atol=0)
     assert np.array_equal(index["module"].astype(int) - 1, features.module)
@@ -52,7 +52,7 @@ def test_the_index_holds_every_feature(text: Analysis, text_report: Report) -> N
 def test_chunks_hold_every_feature_within_the_stated_precision(
     text: Analysis, text_report: Report
 ) -> None:
-    features = text.features
+    features = text.columns
     for first in range(0, text.count, 128):
         part = slice(first, first + 128)
 
@@ -86,7 +86,7 @@ def test_chunks_hold_every_example(text: Analysis, text_report: Report) -> None:
         assert np.array_equal(chunk["example_position"], examples.position[low:high])
         assert np.allclose(chunk["example_value"], examples.value[low:high], rtol=2**-16)
         assert np.array_equal(chunk["fired_position"], examples.fired_position[entries])
-        tops = np.repeat(text.features.max[examples.feature[low:high]], chunk["fired_counts"])
+        tops = np.repeat(text.columns.max[examples.feature[low:high]], chunk["fired_counts"])
         levels = chunk["fired_level"] / 255
         assert np.abs(levels - examples.fired_value[entries] / tops).max() <= 1 / 255
 
@@ -126,13 +126,13 @@ def test_small_pictures_travel_in_data_files_and_large_ones_as_webp(
 def test_report_json_is_what_the_analysis_says(text: Analysis, text_report: Report) -> None:
     found = json.loads((text_report.folder / "report.json").read_text())
 
-    density = text.features.density
+    density = text.columns.density
     assert found["features"] == text.count
     assert found["dead"] == int((density == 0).sum())
     assert found["metrics"]["fraction_unexplained"] == text.info["metrics"]["fraction_unexplained"]
     assert sum(found["density_histogram"]["counts"]) == found["alive"] == int((density > 0).sum())
     module = found["modules"][0]
-    assert sorted(module["features"]) == np.flatnonzero(text.features.module == 0).tolist()
+    assert sorted(module["features"]) == np.flatnonzero(text.columns.module == 0).tolist()
     assert found["training"] == text.info["training"]
     assert found == text_report.summary
 
@@ -155,7 +155,7 @@ def test_an_analysis_without_metrics_counts_dead_features_itself(
 
     checks = {check["metric"]: check for check in report.summary["checks"]}
     assert checks["loss_recovered"]["holds"] is None
-    assert checks["dead_fraction"]["value"] == pytest.approx((text.features.firings == 0).mean())
+    assert checks["dead_fraction"]["value"] == pytest.approx((text.columns.firings == 0).mean())
     assert list(report.figures) == ["density"]
 
 
