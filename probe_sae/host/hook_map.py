@@ -1,5 +1,6 @@
 """Hook maps: one TOML a model family, from site names to module paths. No code is evaluated."""
 
+import hashlib
 import os
 import tomllib
 from dataclasses import dataclass
@@ -43,7 +44,12 @@ class HookMap:
     """Tokens before the patches that are no patch."""
     sites: dict[str, SiteRule]
     source: str
-    """The file's text, for provenance."""
+    """The file's text."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file's text: tells two versions of a map apart."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
 
 
 def hook_maps() -> list[HookMap]:

@@ -145,6 +145,7 @@ def _provenance(
             "parameters": host.parameters,
             "digest": host.digest,
             "family": host.hook_map.family if host.hook_map else None,
+            "hook_map": host.hook_map.digest if host.hook_map else None,
         },
         "dataset": {
             "name": recipe.name,

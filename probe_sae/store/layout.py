@@ -15,7 +15,6 @@ Readable by plain h5py: `h5py.File("STORE/shard-00000.h5")["sites/blocks.2.resid
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -32,7 +31,6 @@ SHARD_SECONDS = 20.0
 CHUNK_BYTES = 2 << 20
 FLOAT16_MAX = 65504.0
 
-Kind = Literal["text", "image"]
 DTYPES = {
     "float16": (torch.float16, np.dtype("<f2")),
     "bfloat16": (torch.bfloat16, np.dtype("<u2")),
