@@ -10,8 +10,19 @@ if TYPE_CHECKING:
     from probe_sae.analysis import Analysis, analyse, load_analysis
     from probe_sae.errors import ProbeSaeError
     from probe_sae.evaluation import Evaluation, evaluate
-    from probe_sae.host import Host, Steer, edit, load_host, tap
-    from probe_sae.recording import CaptureSettings, Recipe, capture, load_dataset
+    from probe_sae.host import (
+        Ablate,
+        Clamp,
+        Host,
+        Patch,
+        Splice,
+        Steer,
+        check,
+        edit,
+        load_host,
+        tap,
+    )
+    from probe_sae.recording import CaptureSettings, Recipe, capture, dataset_from, load_dataset
     from probe_sae.reporting import write_report
     from probe_sae.sae import (
         SAE,
@@ -28,8 +39,19 @@ _HOMES = {
     "analysis": ("Analysis", "analyse", "load_analysis"),
     "errors": ("ProbeSaeError",),
     "evaluation": ("Evaluation", "evaluate"),
-    "host": ("Host", "Steer", "edit", "load_host", "tap"),
-    "recording": ("CaptureSettings", "Recipe", "capture", "load_dataset"),
+    "host": (
+        "Ablate",
+        "Clamp",
+        "Host",
+        "Patch",
+        "Splice",
+        "Steer",
+        "check",
+        "edit",
+        "load_host",
+        "tap",
+    ),
+    "recording": ("CaptureSettings", "Recipe", "capture", "dataset_from", "load_dataset"),
     "reporting": ("write_report",),
     "sae": ("SAE", "BatchTopK", "SparseCodes", "TopK", "fraction_unexplained", "load_sae"),
     "store": ("Store", "open_store"),
@@ -40,20 +62,26 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __version__ = "0.1.0"
 __all__ = [
     "SAE",
+    "Ablate",
     "Analysis",
     "BatchTopK",
     "CaptureSettings",
+    "Clamp",
     "Evaluation",
     "Host",
+    "Patch",
     "ProbeSaeError",
     "Recipe",
     "SparseCodes",
+    "Splice",
     "Steer",
     "Store",
     "TopK",
     "TrainSettings",
     "analyse",
     "capture",
+    "check",
+    "dataset_from",
     "edit",
     "evaluate",
     "fraction_unexplained",

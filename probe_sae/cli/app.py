@@ -8,6 +8,7 @@ from probe_sae import __version__
 from probe_sae.cli import (
     analyse,
     capture,
+    check,
     demo,
     evaluate,
     guide,
@@ -53,6 +54,7 @@ for _name, _command in (
     ("demo", demo.demo),
     ("run", run.run_job),
     ("sites", sites.sites),
+    ("check", check.check_command),
     ("capture", capture.capture_command),
     ("train", train.train_command),
     ("evaluate", evaluate.evaluate_command),

@@ -19,7 +19,15 @@ def capture_command(
     max_length: Annotated[int, typer.Option(help="Tokens of a context at most.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Contexts run at once.")] = 32,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
-    tokens: Annotated[str, typer.Option(help="Of an image: patch, cls or all.")] = "patch",
+    tokens: Annotated[
+        str, typer.Option(help="Of an image: patch, cls, register or all.")
+    ] = "patch",
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens from one context to the next; overlaps are context.")
+    ] = None,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Fill contexts with several documents.")
+    ] = False,
     root: Root = None,
     device: Device = None,
     resume: Resume = False,
@@ -34,7 +42,15 @@ def capture_command(
     from probe_sae.host import load_host
     from probe_sae.recording import CaptureSettings, capture, load_dataset
 
-    settings = CaptureSettings(rows, max_length, batch_size, dtype, tokens)
+    settings = CaptureSettings(
+        rows=rows,
+        max_length=max_length,
+        batch_size=batch_size,
+        dtype=dtype,
+        tokens=tokens,
+        stride=stride,
+        pack=pack,
+    )
     recipe = load_dataset(dataset, root=root)
     loaded = load_host(host, device=device)
     store = capture(loaded, recipe, site, out, settings, resume=resume, force=force)

@@ -50,4 +50,4 @@ def _entries(kind: str) -> dict[str, Any]:
             "torchvision:NAME": "torchvision:NAME@weights.safetensors, torchvision:NAME@random",
             "python:module:factory": "your own nn.Module",
         }
-    return {m.family: f"model types {', '.join(m.model_types)}" for m in hook_maps()}
+    return {m.family: m.about for m in sorted(hook_maps(), key=lambda m: m.family)}

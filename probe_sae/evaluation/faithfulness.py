@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host import Host, ReplaceRows, Site, SiteWatch, constant, edit, zero
 from probe_sae.progress import progress
-from probe_sae.recording import Batch, Recipe, RowGatherer, batches, load_dataset
+from probe_sae.recording import Batch, Recipe, RowGatherer, as_recorded, batches, load_dataset
 from probe_sae.sae import DEFINITIONS, SAE, ReconstructionMeter, load_sae
 from probe_sae.store import Store, StoreStream, held_out_contexts, open_store
 
@@ -146,11 +146,10 @@ def host_losses(
         "zero_ablated": zero,
     }
     (found,) = host.find_sites([site])
+    host = host.only([found], store.kind)
     gatherer = RowGatherer(host, [found], settings["tokens"])
     sums, count, left = dict.fromkeys(changes, 0.0), 0, LOSS_CONTEXTS
-    for batch in batches(
-        host, recipe, max_length=settings["max_length"], batch_size=settings["batch_size"]
-    ):
+    for batch in batches(host, recipe, **as_recorded(settings)):
         if left <= 0 or batch.contexts[0].index >= store.contexts:
             break
         chosen = _only(batch, held, left)
@@ -196,14 +195,16 @@ def _only(batch: Batch, held: NDArray[np.bool_], most: int) -> Batch | None:
         None if batch.keep is None else batch.keep[places],
         None if batch.positions is None else batch.positions[places],
         batch.labels[places],
+        None if batch.documents is None else batch.documents[places],
     )
 
 
 def _image_rows(host: Host, site: Site, batch: Batch, gatherer: RowGatherer) -> Tensor:
     """Return which positions of the site are rows, [batch, positions], from one run."""
+    gatherer.expect(batch)
     with SiteWatch(host, [site], gatherer.see, stop=False).attached():
         host(batch.inputs)
-    return gatherer.image_mask(batch)
+    return gatherer.image_rows()
 
 
 def _loss(
@@ -213,13 +214,13 @@ def _loss(
     if change is None:
         output = host(batch.inputs)
     else:
-        with edit(host, site.name, _SiteRows(keep, change)):
+        with edit(host, site.name, ReplaceRows(keep.to(host.device), change)):
             output = host(batch.inputs)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
         return None
     if batch.keep is not None:
-        wanted = batch.keep[:, 1:]
+        wanted = batch.keep[:, 1:].to(logits.device)
         return cross_entropy(
             logits[:, :-1][wanted].float(),
             batch.inputs["input_ids"][:, 1:][wanted],
@@ -229,22 +230,6 @@ def _loss(
     if logits.ndim != 2 or bool((labels < 0).any()) or int(labels.max()) >= logits.shape[1]:
         return None
     return cross_entropy(logits.float(), labels, reduction="none")
-
-
-@dataclass(frozen=True)
-class _SiteRows:
-    """Change the rows of a site of any layout."""
-
-    keep: Tensor
-    change: Callable[[Tensor], Tensor]
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        if tensor.ndim == 4:
-            flat = tensor.flatten(2).transpose(1, 2)
-            return ReplaceRows(self.keep, self.change)(flat).transpose(1, 2).reshape(tensor.shape)
-        if tensor.ndim == 2:
-            return ReplaceRows(self.keep[:, 0], self.change)(tensor)
-        return ReplaceRows(self.keep, self.change)(tensor)
 
 
 def finite(value: Any) -> Any:

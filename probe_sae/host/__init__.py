@@ -1,19 +1,37 @@
-"""The model looked into: load it, name its sites, tap and edit them."""
+"""The model looked into: load it, name its sites, prove them, tap and edit them."""
 
-from probe_sae.host.edit import ReplaceRows, Steer, constant, edit, zero
-from probe_sae.host.hook_map import hook_maps
+from probe_sae.host.check import Proof, check
+from probe_sae.host.edit import (
+    Ablate,
+    Clamp,
+    Patch,
+    ReplaceRows,
+    Splice,
+    Steer,
+    constant,
+    edit,
+    zero,
+)
+from probe_sae.host.hook_map_file import hook_maps
+from probe_sae.host.host import Host
 from probe_sae.host.libraries import versions
-from probe_sae.host.loading import Host, bundled_hosts, load_host
+from probe_sae.host.loading import bundled_hosts, load_host
 from probe_sae.host.sites import Site
 from probe_sae.host.tap import SiteWatch, tap
 
 __all__ = [
+    "Ablate",
+    "Clamp",
     "Host",
+    "Patch",
+    "Proof",
     "ReplaceRows",
     "Site",
     "SiteWatch",
+    "Splice",
     "Steer",
     "bundled_hosts",
+    "check",
     "constant",
     "edit",
     "hook_maps",

@@ -1,27 +1,31 @@
-"""Edit a host while it runs: put a reconstruction, a mean or a steered activation in its place."""
+"""Edit a host while it runs: put something else in place of what a site holds.
 
-from collections.abc import Callable, Generator
+Whatever the layout of a site, an edit works on its rows, [batch, positions, width]: what a
+dictionary reads and writes. An edit that changes nothing changes no bit of the host's output.
+"""
+
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from probe_sae.errors import SettingsError, ShapeError
-from probe_sae.host.hooks import hooked
-from probe_sae.host.loading import Host
+from probe_sae.host.host import Host
+from probe_sae.host.layouts import as_rows, from_rows, layout_of
 from probe_sae.host.sites import Site
+from probe_sae.host.tap import SiteWatch
 
 Edit = Callable[[Tensor], Tensor]
-"""What a site holds -> what it shall hold; the same shape."""
+"""Rows of a site, [batch, positions, width] -> what it shall hold; the same shape."""
+ROWS_AT_ONCE = 2048
+"""Rows whose dense codes are held at a time."""
 
 
 class Codec(Protocol):
     """Anything with `encode` and `decode` on [rows, d_model]; a dictionary is one."""
-
-    W_dec: Tensor
-    input_scale: Tensor
 
     def encode(self, x: Tensor) -> Tensor:
         """Return codes, [rows, features]."""
@@ -33,25 +37,108 @@ class Codec(Protocol):
 
 
 @contextmanager
-def edit(host: Host, site: str, change: Edit) -> Generator[None]:
-    """Replace what a site holds by `change` of it while the block runs the host.
+def edit(host: Host, sites: str | Iterable[str], change: Edit) -> Generator[None]:
+    """Replace what sites hold by `change` of it while the block runs the host.
+
+    Args:
+        host: what `load_host` returned.
+        sites: names, globs, braces or raw paths; each is changed.
+        change: one of `Splice`, `Ablate`, `Clamp`, `Steer`, `Patch`, a dictionary (its
+            reconstruction), or any function of rows, [batch, positions, width].
 
     Raises:
-        SiteNotFound: before anything runs.
-        ShapeError: `change` returned another shape.
+        SiteNotFound: before anything runs, if a name stands for nothing.
+        SettingsError: a site is an attention pattern, which nothing reads again.
+        ShapeError: `change` returned another shape, or the host ran and a site never fired.
     """
-    (found,) = host.find_sites([site])
+    found = host.find_sites(sites)
+    for site in found:
+        if site.layout == "pattern":
+            raise SettingsError(
+                f"{site.name} is what the model reports of its attention, and nothing reads it "
+                "again: an edit would change nothing. Edit the heads instead."
+            )
 
     def see(at: Site, tensor: Tensor) -> Tensor:
-        new = change(tensor)
-        if new.shape != tensor.shape:
+        layout = layout_of(at, host.model.get_submodule(at.path), tensor)
+        rows = as_rows(tensor, layout)
+        new = (change.laid_out(layout) if isinstance(change, Patch) else change)(rows)
+        if new.shape != rows.shape:
             raise ShapeError(
-                f"the edit of {at.name} turned {tuple(tensor.shape)} into {tuple(new.shape)}."
+                f"the edit of {at.name} turned {tuple(rows.shape)} into {tuple(new.shape)}."
             )
-        return new.to(tensor.dtype)
+        return tensor if new is rows else from_rows(new, layout, tensor).to(tensor.dtype)
 
-    with hooked(host.model, [found], see):
+    watch = SiteWatch(host, found, see, stop=False)
+    with watch.attached():
         yield
+    watch.check_fired()
+
+
+@dataclass(frozen=True)
+class Splice:
+    """Put the dictionary's reconstruction in place of every row.
+
+    `change` edits the codes first; with `keep_error`, what the dictionary misses of a row stays in
+    it: x + decode(changed codes) - decode(codes), so that rows whose codes stay are untouched.
+    """
+
+    sae: Codec
+    change: Callable[[Tensor], Tensor] | None = None
+    """Codes, [rows, features] -> codes."""
+    keep_error: bool = False
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the changed rows, [..., width]."""
+        flat = rows.flatten(0, -2)
+        if self.keep_error and self.change is None:
+            return rows
+        parts = [self._part(part) for part in flat.split(ROWS_AT_ONCE)]
+        return torch.cat(parts).reshape(rows.shape) if parts else rows
+
+    def _part(self, rows: Tensor) -> Tensor:
+        home = _home(self.sae, rows)
+        codes = self.sae.encode(rows.to(home))
+        changed = codes if self.change is None else self.change(codes.clone())
+        if not self.keep_error:
+            return self.sae.decode(changed).to(rows)
+        new = rows.clone()
+        touched = (changed != codes).any(-1)
+        if bool(touched.any()):
+            step = self.sae.decode(changed[touched]) - self.sae.decode(codes[touched])
+            new[touched.to(rows.device)] += step.to(rows)
+        return new
+
+
+def Ablate(sae: Codec, features: int | Iterable[int]) -> Splice:  # noqa: N802
+    """Return the edit that takes features out of every row; the rest of the row stays.
+
+    Raises:
+        SettingsError: when it runs, if the dictionary has no such feature.
+    """
+    wanted = [features] if isinstance(features, int) else list(features)
+    return Splice(sae, _SetCodes(tuple(wanted), 0.0), keep_error=True)
+
+
+def Clamp(sae: Codec, feature: int, value: float) -> Splice:  # noqa: N802
+    """Return the edit that sets a feature's activation to `value` in every row.
+
+    Raises:
+        SettingsError: when it runs, if the dictionary has no such feature.
+    """
+    return Splice(sae, _SetCodes((feature,), value), keep_error=True)
+
+
+@dataclass(frozen=True)
+class _SetCodes:
+    features: tuple[int, ...]
+    value: float
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        for feature in self.features:
+            _check_feature(feature, codes.shape[-1])
+        codes[:, list(self.features)] = self.value
+        return codes
 
 
 @dataclass(frozen=True)
@@ -61,37 +148,72 @@ class Steer:
     sae: Codec
     feature: int
     scale: float
+    _steps: dict[torch.device, Tensor] = field(
+        default_factory=dict[torch.device, Tensor], repr=False, compare=False
+    )
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """Return the steered tensor."""
-        directions = self.sae.W_dec
-        if not 0 <= self.feature < len(directions):
-            raise SettingsError(
-                f"no feature {self.feature}; the dictionary has 0 to {len(directions) - 1}."
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the steered rows, [..., width]."""
+        if rows.device not in self._steps:
+            self._steps[rows.device] = self._step(rows)
+        return rows + self._steps[rows.device].to(rows)
+
+    def _step(self, rows: Tensor) -> Tensor:
+        codes = torch.zeros_like(self.sae.encode(rows.flatten(0, -2)[:1].to(_home(self.sae, rows))))
+        _check_feature(self.feature, codes.shape[-1])
+        nothing = self.sae.decode(codes)
+        codes[:, self.feature] = self.scale
+        return (self.sae.decode(codes) - nothing)[0].to(rows.device)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Put what the site held in another run in place of what it holds: `Patch(seen[site])`."""
+
+    new: Tensor
+    """As a tap gave it; of one input, it serves every input of the batch."""
+    where: Tensor | None = None
+    """Positions to patch, [batch, positions] or [positions] bool; all by default."""
+
+    def laid_out(self, layout: str) -> "Patch":
+        """Return the patch of a site of that layout, as rows."""
+        return Patch(as_rows(self.new, layout), self.where)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the patched rows, [batch, positions, width].
+
+        Raises:
+            ShapeError: the other run had other positions.
+        """
+        new = self.new.to(rows)
+        if new.shape[1:] != rows.shape[1:] or len(new) not in (1, len(rows)):
+            raise ShapeError(
+                f"the patch holds {tuple(new.shape)} and the site {tuple(rows.shape)}: patch from "
+                "an input of the same length, or edit with a function of your own."
             )
-        step = self.scale * directions[self.feature] / self.sae.input_scale
-        return tensor + step.to(tensor)
+        if self.where is None:
+            return new.expand_as(rows).clone()
+        return torch.where(self.where.to(rows.device)[..., None], new, rows)
 
 
 @dataclass(frozen=True)
 class ReplaceRows:
-    """Replace chosen rows of [batch, tokens, width] or [batch, width]; others stay."""
+    """Replace chosen rows; others stay."""
 
     keep: Tensor
-    """Which rows to replace, [batch, tokens] or [batch], bool."""
+    """Which rows to replace, [batch, positions] bool."""
     new: Callable[[Tensor], Tensor]
     """Those rows, [rows, width] float32 -> the new ones."""
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """Return the tensor with the chosen rows replaced."""
-        if tensor.shape[:-1] != self.keep.shape:
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the rows, [batch, positions, width], with the chosen ones replaced."""
+        if rows.shape[:-1].numel() != self.keep.numel():
             raise ShapeError(
-                f"the site holds {tuple(tensor.shape)}; rows are marked as "
-                f"{tuple(self.keep.shape)}."
+                f"the site holds {tuple(rows.shape)}; rows are marked as {tuple(self.keep.shape)}."
             )
-        changed = tensor.clone()
-        rows = tensor[self.keep].float()
-        changed[self.keep] = self.new(rows).to(tensor.dtype)
+        keep = self.keep.reshape(rows.shape[:-1])
+        changed = rows.clone()
+        changed[keep] = self.new(rows[keep].float()).to(rows.dtype)
         return changed
 
 
@@ -103,3 +225,14 @@ def constant(row: Tensor) -> Callable[[Tensor], Tensor]:
 def zero(rows: Tensor) -> Tensor:
     """Return zeros in place of every row."""
     return torch.zeros_like(rows)
+
+
+def _check_feature(feature: int, count: int) -> None:
+    if not 0 <= feature < count:
+        raise SettingsError(f"no feature {feature}; the dictionary has 0 to {count - 1}.")
+
+
+def _home(sae: Any, rows: Tensor) -> Tensor:
+    """Return a tensor that is where the dictionary computes, and of its dtype."""
+    weight = getattr(sae, "W_dec", None)
+    return weight if isinstance(weight, Tensor) else rows.float()

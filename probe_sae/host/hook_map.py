@@ -1,32 +1,100 @@
-"""Hook maps: one TOML a model family, from site names to module paths. No code is evaluated."""
+"""Hook maps: one TOML a model family, from site names to module paths. No code is evaluated.
+
+What a map says, in types. `hook_map_file.py` reads the TOML, `resolve.py` finds a map's sites in a
+model, `check.py` proves them. The keys are described in `probe-sae guide new-family`.
+"""
 
 import hashlib
-import os
-import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
-from probe_sae.errors import FormatError, near
-from probe_sae.shipped import shipped
 
-_KEYS = {"family", "model_types", "kind", "blocks", "layout", "special_prefix", "width", "sites"}
-_SITE_KEYS = {"at", "io", "width"}
-LAYOUTS = ("tokens", "patches", "auto")
-"""`tokens`: [batch, tokens, width]. `patches`: the same, special tokens first. `auto`: by shape."""
+@dataclass(frozen=True)
+class PathRule:
+    """One way to find a module, or one module a block."""
+
+    at: str
+    """Module path; `{i}`, `{s}`, `{b}` count, a longer `{name}` is another path."""
+    classes: tuple[str, ...]
+    """Names of the classes that count; empty is any."""
 
 
 @dataclass(frozen=True)
 class SiteRule:
-    """Where one site, or one site a block, is found."""
+    """One way to find a site, or one site a block."""
 
     at: str
-    """Module path; `{block}` is the block's, `{root}` what comes before the blocks."""
+    """Module path, with `{name}` for a path of the map."""
     io: str
     """`in` (first input) or `out` (first output)."""
     width: str
-    """Config entry, number or product of them that gives the length of a row."""
+    """Formula of the length of a row; empty where it is only known when the model runs."""
+    layout: str
+    """One of `LAYOUTS`."""
+    select: int | str | None
+    """Which item of a tuple, or entry of a mapping, it is; the first tensor by default."""
+    call: int | None
+    """Which call of a module that is called several times in a run; None is the only one."""
+    heads: str
+    """Formula of the number of attention heads that share the row; empty is none."""
+    in_place: bool
+    """Others read the same tensor past this module (the residual stream at a norm's input)."""
+    when: Mapping[str, Any]
+    """Config entries with the values that they must have; `unset` is none."""
+    has: str
+    """A module that must be there; empty is none."""
+    optional: bool
+    """Some models of the family rightly lack it."""
+
+
+@dataclass(frozen=True)
+class IdentityRule:
+    """What must hold between sites: `blocks.{i}: resid_pre + attn_out == resid_mid`."""
+
+    holds: str
+    when: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StatesRule:
+    """Which sites the `hidden_states` that the model returns are."""
+
+    entry: str
+    """Dotted name in the model's output."""
+    equals: tuple[str, ...]
+    """Patterns of the sites, in order."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A part of a model with blocks of its own: an encoder, a decoder, or all of it."""
+
+    name: str
+    """What the names of its sites begin with; empty for the only one."""
+    kind: str
+    """What it takes: `text`, `image` or `audio`."""
+    special_prefix: str
+    """Formula of the number of positions before an image's patches that are no patch."""
+    when: Mapping[str, Any]
+    has: str
+    """A module that a model with this tower has; empty is none."""
+    sites: Mapping[str, tuple[SiteRule, ...]]
+    """Site pattern -> ways to find it; the first that applies counts, block by block."""
+    identities: tuple[IdentityRule, ...]
+    states: tuple[StatesRule, ...]
+    """At least one of them must hold, where the model is one of transformers'."""
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A tiny random model that the map is proven on: `probe-sae check --maps`."""
+
+    model: str
+    """`transformers:CLASS` or `torchvision:NAME`."""
+    config: Mapping[str, Any]
+    inputs: Mapping[str, tuple[int, ...]]
+    """Input name -> shape; whole numbers where the name ends in `_ids`."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +102,14 @@ class HookMap:
     """The sites of one model family."""
 
     family: str
+    about: str
     model_types: tuple[str, ...]
-    kind: str
-    """`text` or `image`."""
-    blocks: tuple[str, ...]
-    """Paths of the list of blocks; the first that a model has counts."""
-    layout: str
-    special_prefix: int
-    """Tokens before the patches that are no patch."""
-    sites: dict[str, SiteRule]
+    """`model_type` of the transformers configs that it is for."""
+    classes: tuple[str, ...]
+    """Full names of the model classes that it is for, subclasses included."""
+    paths: Mapping[str, tuple[PathRule, ...]]
+    towers: tuple[Tower, ...]
+    tiny: tuple[TinyModel, ...]
     source: str
     """The file's text."""
 
@@ -51,59 +118,7 @@ class HookMap:
         """SHA-256 of the file's text: tells two versions of a map apart."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
-
-def hook_maps() -> list[HookMap]:
-    """Return every hook map: those shipped, and those in the folder `PROBE_SAE_HOOKS`.
-
-    Raises:
-        FormatError: a file breaks the schema.
-    """
-    folders: list[Traversable] = [shipped("hooks")]
-    if extra := os.environ.get("PROBE_SAE_HOOKS"):
-        folders.insert(0, Path(extra))
-    files = [file for folder in folders for file in folder.iterdir() if file.name.endswith(".toml")]
-    return [read_hook_map(file.read_text("utf-8"), file.name) for file in files]
-
-
-def read_hook_map(text: str, name: str) -> HookMap:
-    """Return the hook map in a TOML text.
-
-    Args:
-        text: the file's content.
-        name: the file's name, for messages.
-
-    Raises:
-        FormatError: no TOML, an unknown or missing key, or a value out of range.
-    """
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
-        raise FormatError(f"hook map {name}: {problem}") from problem
-    _check_keys(raw, _KEYS, name)
-    missing = _KEYS - {"special_prefix"} - raw.keys()
-    if missing:
-        raise FormatError(f"hook map {name} lacks {', '.join(sorted(missing))}.")
-    if raw["layout"] not in LAYOUTS or raw["kind"] not in ("text", "image"):
-        raise FormatError(f"hook map {name}: layout or kind is unknown; see hooks/gpt2.toml.")
-    rules: dict[str, SiteRule] = {}
-    for site, rule in raw["sites"].items():
-        _check_keys(rule, _SITE_KEYS, f"{name}, site {site}")
-        if rule.get("io") not in ("in", "out") or not isinstance(rule.get("at"), str):
-            raise FormatError(f"hook map {name}, site {site}: needs at = path and io = in or out.")
-        rules[site] = SiteRule(rule["at"], rule["io"], str(rule.get("width", raw["width"])))
-    return HookMap(
-        raw["family"],
-        tuple(raw["model_types"]),
-        raw["kind"],
-        tuple(raw["blocks"]),
-        raw["layout"],
-        int(raw.get("special_prefix", 0)),
-        rules,
-        text,
-    )
-
-
-def _check_keys(table: dict[str, Any], known: set[str], name: str) -> None:
-    for key in table:
-        if key not in known:
-            raise FormatError(f"hook map {name}: unknown key {key!r}.{near(key, known)}")
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What its towers take, each once."""
+        return tuple(dict.fromkeys(tower.kind for tower in self.towers))

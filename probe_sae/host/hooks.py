@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from probe_sae.errors import ShapeError, SiteNotFound
@@ -22,84 +23,141 @@ class StopForward(BaseException):
 
 
 @contextmanager
-def hooked(model: nn.Module, sites: list[Site], see: See) -> Generator[None]:
+def hooked(model: nn.Module, sites: list[Site], see: See, root: nn.Module) -> Generator[None]:
     """Call `see` at each site while the block runs; afterwards the model is as it was.
 
+    Compiled modules run uncompiled meanwhile, and transformer encoders without PyTorch's fused
+    path: in both, hooks set later never fire.
+
+    Args:
+        model: which the sites' paths are in.
+        sites: where to look.
+        see: what to do there.
+        root: the module that is called; calls of a site's module are counted within its run.
+
     Raises:
-        SiteNotFound: the model is compiled (its hooks would never fire), or a module is not there.
+        SiteNotFound: a module is not there.
     """
-    if hasattr(model, "_orig_mod"):
-        raise SiteNotFound("the model is compiled: its hooks would not fire. Use model._orig_mod.")
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    calls: dict[str, int] = {}
     with ExitStack() as stack:
+        stack.enter_context(_hooks_fire(modules.values()))
+
+        def begin(*_: Any) -> None:
+            calls.clear()
+
+        stack.callback(root.register_forward_pre_hook(begin).remove)
         for site in sites:
             if site.path not in modules:
                 raise SiteNotFound(f"{site.name}: the model has no module {site.path!r}.")
-            handle = _register(modules[site.path], site, see)
+            handle = _register(modules[site.path], site, _of_call(site, see, calls))
             stack.callback(handle.remove)
         yield
+
+
+@contextmanager
+def _hooks_fire(modules: Any) -> Generator[None]:
+    """Switch off, while the block runs, what passes hooks by."""
+    with ExitStack() as stack:
+        if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in modules):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if any(isinstance(m, (nn.TransformerEncoder, nn.TransformerEncoderLayer)) for m in modules):
+            before = torch.backends.mha.get_fastpath_enabled()
+            stack.callback(torch.backends.mha.set_fastpath_enabled, before)
+            torch.backends.mha.set_fastpath_enabled(False)
+        yield
+
+
+def _of_call(site: Site, see: See, calls: dict[str, int]) -> See:
+    """Return `see` for the call that the site means, and nothing for the module's other calls."""
+    if site.call is None:
+        return see
+
+    def see_one(at: Site, tensor: Tensor) -> Tensor | None:
+        number = calls.get(site.name, 0)
+        calls[site.name] = number + 1
+        return see(at, tensor) if number == site.call else None
+
+    return see_one
 
 
 def _register(module: nn.Module, site: Site, see: See) -> Any:
     if site.io == "in":
 
         def before(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-            key, tensor = _input_tensor(site, args, kwargs)
+            where, key = _input_key(site, args, kwargs)
+            tensor = where[key]
             new = see(site, tensor)
-            if new is None:
+            if new is None or new is tensor:
                 return None
-            if isinstance(key, int):
+            if site.in_place:
+                tensor.copy_(new)
+                return None
+            if where is args:
                 return (*args[:key], new, *args[key + 1 :]), kwargs
             return args, {**kwargs, key: new}
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
     def after(_: nn.Module, __: Any, output: Any) -> Any:
-        new = see(site, first_tensor(site, output))
-        return None if new is None else _replaced(output, new)
+        if isinstance(output, Tensor) and site.select is None:
+            return see(site, output)
+        key = _output_key(site, output)
+        new = see(site, output[key])
+        return None if new is None else _replaced(output, key, new)
 
     return module.register_forward_hook(after)
 
 
-def first_tensor(site: Site, output: Any) -> Tensor:
-    """Return the first tensor in what a module gave.
-
-    Raises:
-        ShapeError: there is none.
-    """
-    if isinstance(output, Tensor):
-        return output
-    values = output.values() if isinstance(output, Mapping) else output
-    if isinstance(output, (Mapping, tuple, list)):
-        for value in values:
-            if isinstance(value, Tensor):
-                return value
+def _input_key(site: Site, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Return where the site's tensor is, positional or named arguments, and under which key."""
+    if isinstance(site.select, str) or not any(isinstance(value, Tensor) for value in args):
+        wanted = site.select if isinstance(site.select, str) else "hidden_states"
+        if isinstance(kwargs.get(wanted), Tensor):
+            return kwargs, wanted
+        if site.select is None:
+            for key, value in kwargs.items():
+                if isinstance(value, Tensor):
+                    return kwargs, key
+    else:
+        for i, value in enumerate(args):
+            if isinstance(value, Tensor) and site.select in (None, i):
+                return args, i
     raise ShapeError(
-        f"{site.name}: {site.path} gives {type(output).__name__}, which has no tensor."
+        f"{site.name}: {site.path} was called without such a tensor, but with "
+        f"{_described([*args, *kwargs.values()])}."
     )
 
 
-def _input_tensor(site: Site, args: Any, kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
-    for i, value in enumerate(args):
-        if isinstance(value, Tensor):
-            return i, value
-    named = kwargs.get("hidden_states")
-    if isinstance(named, Tensor):
-        return "hidden_states", named
-    for key, value in kwargs.items():
-        if isinstance(value, Tensor):
-            return key, value
-    raise ShapeError(f"{site.name}: {site.path} was called without any tensor.")
-
-
-def _replaced(output: Any, new: Tensor) -> Any:
-    """Return `output` with its first tensor replaced, in the same structure."""
-    if isinstance(output, Tensor):
-        return new
+def _output_key(site: Site, output: Any) -> Any:
+    """Return the key of the site's tensor in a tuple, list or mapping."""
+    items: list[tuple[Any, Any]] = []
     if isinstance(output, Mapping):
-        key = next(key for key, value in output.items() if isinstance(value, Tensor))
+        items = list(output.items())
+    elif isinstance(output, (tuple, list)):
+        items = list(enumerate(output))
+    for key, value in items:
+        if isinstance(value, Tensor) and site.select in (None, key):
+            return key
+    wanted = "no tensor" if site.select is None else f"no tensor at {site.select!r}"
+    raise ShapeError(
+        f"{site.name}: {site.path or 'the model'} gives {_described(output)}, {wanted}."
+    )
+
+
+def _described(value: Any) -> str:
+    """Return what a module gave, as types, for a message."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {type(item).__name__}" for key, item in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return "(" + ", ".join(type(item).__name__ for item in value) + ")"
+    return type(value).__name__
+
+
+def _replaced(output: Any, key: Any, new: Tensor) -> Any:
+    """Return `output` with the tensor at `key` replaced, in the same structure."""
+    if isinstance(output, Mapping):
         changed = dict(output) | {key: new}
         return changed if type(output) is dict else type(output)(**changed)
-    place = next(i for i, value in enumerate(output) if isinstance(value, Tensor))
-    items = [*output[:place], new, *output[place + 1 :]]
+    items = [*output[:key], new, *output[key + 1 :]]
     return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)

@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import nn
 
-from probe_sae.errors import FormatError, SiteNotFound, near
-from probe_sae.host.hook_map import HookMap
+from probe_sae.errors import SiteNotFound, near
+
+_RAW = re.compile(r"path:(?P<path>[^@#]*)(?:@(?P<io>\w*))?(?:#(?P<call>\d+))?(?::(?P<layout>\w+))?")
+RAW_LAYOUTS = ("BTD", "BCHW", "BHWC", "BD", "flat")
+"""What may follow the colon of a raw site."""
 
 
 @dataclass(frozen=True)
@@ -21,46 +23,44 @@ class Site:
     """The module's path in the model; empty is the model itself."""
     io: str
     """`in` or `out`."""
-    width: int | None
+    width: int | None = None
     """Length of a row; None where nobody knows before a run."""
-    layout: str
-    """`tokens`, `patches` or `auto`."""
+    layout: str = "auto"
+    """One of `host.layouts.LAYOUTS`."""
+    select: int | str | None = None
+    """Which item or entry of what the module gives; the first tensor by default."""
+    call: int | None = None
+    """Which call of the module in a run, 0 the first; None where it must be the only one."""
+    kind: str = ""
+    """What the tower that it is in takes: `text`, `image`, `audio`; empty where unknown."""
+    special_prefix: int = 0
+    """Positions before an image's patches that are no patch."""
+    heads: int | None = None
+    """Attention heads that share the row, each with width / heads of it."""
+    in_place: bool = False
+    """Others read the same tensor past the module, so that an edit must be made in place."""
 
-
-def mapped_sites(model: nn.Module, config: Any, hook_map: HookMap) -> dict[str, Site]:
-    """Return the sites that a hook map names in a model, in the map's order.
-
-    Raises:
-        FormatError: the map's blocks or a module are not in the model.
-    """
-    modules = dict(model.named_modules())
-    blocks = next((path for path in hook_map.blocks if path in modules), None)
-    if blocks is None:
-        raise FormatError(
-            f"hook map {hook_map.family}: the model has none of {', '.join(hook_map.blocks)}."
-        )
-    parent, dot, _ = blocks.rpartition(".")
-    count = len(list(modules[blocks].children()))
-    sites: dict[str, Site] = {}
-    for pattern, rule in hook_map.sites.items():
-        for i in range(count) if "{i}" in pattern else (0,):
-            name = pattern.replace("{i}", str(i))
-            path = rule.at.replace("{block}", f"{blocks}.{i}").replace("{root}", parent + dot)
-            if path not in modules:
-                raise FormatError(f"hook map {hook_map.family}, site {name}: no module {path!r}.")
-            width = _width(rule.width, config, hook_map.family)
-            sites[name] = Site(name, path, rule.io, width, hook_map.layout)
-    return sites
+    @property
+    def place(self) -> str:
+        """How the site reads as a raw module path."""
+        call = "" if self.call is None else f"#{self.call}"
+        select = "" if self.select is None else f"[{self.select}]"
+        return f"{self.path or '(model)'}@{self.io}{call}{select}"
 
 
 def find_sites(
-    patterns: Iterable[str], known: Mapping[str, Site], model: nn.Module, host: str
+    patterns: Iterable[str],
+    known: Mapping[str, Site],
+    missing: Mapping[str, str],
+    model: nn.Module,
+    host: str,
 ) -> list[Site]:
     """Return the sites that names, globs (`*`), braces (`{0,2}`) or raw paths stand for.
 
     Args:
         patterns: such as `blocks.*.resid_post` or `path:layer3.1@out`.
         known: the host's named sites.
+        missing: sites that its family has and this host has not -> why.
         model: the host's model, for raw paths.
         host: the host's name, for messages.
 
@@ -75,13 +75,9 @@ def find_sites(
             else:
                 matches = [site for key, site in known.items() if fnmatchcase(key, name)]
             if not matches:
-                hint = near(name, known) or (
-                    f" There are {', '.join(list(known)[:6])}, ..."
-                    if known
-                    else " It has no hook map: use raw module paths, such as path:layer1@out."
-                )
                 raise SiteNotFound(
-                    f"{host} has no site {name!r}.{hint} `probe-sae sites {host}` lists all."
+                    f"{host} has no site {name!r}.{_hint(name, known, missing)} "
+                    f"`probe-sae sites {host}` lists all."
                 )
             found |= {site.name: site for site in matches}
     if not found:
@@ -90,21 +86,45 @@ def find_sites(
 
 
 def raw_sites(model: nn.Module) -> dict[str, Site]:
-    """Return every module's output as a raw site."""
-    names = (name for name, _ in model.named_modules() if name)
-    return {
-        f"path:{name}@out": Site(f"path:{name}@out", name, "out", None, "auto") for name in names
-    }
+    """Return every module's input and output as raw sites."""
+    sites: dict[str, Site] = {}
+    for path, _ in model.named_modules(remove_duplicate=False):
+        for io in ("in", "out") if path else ():
+            name = f"path:{path}@{io}"
+            sites[name] = Site(name, path, io)
+    return sites
+
+
+def _hint(name: str, known: Mapping[str, Site], missing: Mapping[str, str]) -> str:
+    for pattern, reason in missing.items():
+        if re.fullmatch(re.sub(r"\\\{\w\\\}", r"[^.]+", re.escape(pattern)), name) or fnmatchcase(
+            pattern, name
+        ):
+            return f" {reason}"
+    if hint := near(name, known):
+        return hint
+    if known and not next(iter(known)).startswith("path:"):
+        return f" There are {', '.join(list(known)[:6])}, ..."
+    return " It has no hook map: use raw module paths, such as path:layer1@out."
 
 
 def _raw(name: str, model: nn.Module) -> Site:
-    path, _, io = name.removeprefix("path:").partition("@")
-    modules = dict(model.named_modules())
+    match = _RAW.fullmatch(name)
+    if match is None:
+        raise SiteNotFound(f"{name!r} is no raw site; expected path:MODULE@in or @out.")
+    path, io, call, layout = match["path"], match["io"] or "out", match["call"], match["layout"]
+    modules = dict(model.named_modules(remove_duplicate=False))
     if path not in modules:
         raise SiteNotFound(f"the model has no module {path!r}.{near(path, modules)}")
-    if io not in ("", "in", "out"):
+    if io not in ("in", "out"):
         raise SiteNotFound(f"{name!r} ends in @{io}; expected @in or @out.")
-    return Site(f"path:{path}@{io or 'out'}", path, io or "out", None, "auto")
+    if layout is not None and layout not in RAW_LAYOUTS:
+        raise SiteNotFound(f"{name!r} ends in :{layout}; expected one of {', '.join(RAW_LAYOUTS)}.")
+    full = f"path:{path}@{io}"
+    full += f"#{call}" if call is not None else ""
+    full += f":{layout}" if layout else ""
+    which = None if call is None else int(call)
+    return Site(full, path, io, layout=layout or "auto", call=which)
 
 
 def _braces(pattern: str) -> list[str]:
@@ -114,14 +134,3 @@ def _braces(pattern: str) -> list[str]:
         return [pattern]
     head, tail = pattern[: inside.start()], pattern[inside.end() :]
     return [name for part in inside[1].split(",") for name in _braces(head + part.strip() + tail)]
-
-
-def _width(rule: str, config: Any, family: str) -> int:
-    """Return the product of the numbers and config entries in `rule`, such as `4*n_embd`."""
-    width = 1
-    for factor in rule.split("*"):
-        value = int(factor) if factor.isdigit() else getattr(config, factor.strip(), None)
-        if not isinstance(value, int):
-            raise FormatError(f"hook map {family}: the model's config has no number {factor!r}.")
-        width *= value
-    return width

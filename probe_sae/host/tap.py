@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probe_sae.errors import ShapeError
 from probe_sae.host.hooks import StopForward, hooked
-from probe_sae.host.loading import Host
+from probe_sae.host.host import Host
 from probe_sae.host.sites import Site
 
 
@@ -54,39 +54,59 @@ def tap(host: Host, sites: str | Iterable[str], *, stop: bool = False) -> Genera
     watch = SiteWatch(host, found, see, stop=stop)
     with watch.attached():
         yield seen
-    silent = [site.name for site in found if site.name not in seen]
-    if watch.runs and silent:
-        raise ShapeError(f"the host ran, but {', '.join(silent)} never fired in it.")
+    watch.check_fired()
 
 
 class SiteWatch:
     """Call `see` at each site of a running host, and stop the host after the deepest one.
+
+    What `see` returns, if anything, takes the place of what the site held.
 
     Which is the deepest is learnt in the first run: the order in which sites fire is the host's
     business, not that of the list.
     """
 
     def __init__(
-        self, host: Host, sites: list[Site], see: Callable[[Site, Tensor], None], *, stop: bool
+        self,
+        host: Host,
+        sites: list[Site],
+        see: Callable[[Site, Tensor], Tensor | None],
+        *,
+        stop: bool,
     ) -> None:
         """Prepare; hooks are there only while `attached`."""
         self.host, self.sites, self._see, self._stop = host, sites, see, stop
         self.runs = 0
-        self._fired: list[str] = []
+        self.fired: list[str] = []
+        """The sites that fired in the run that just ended, in order."""
+        self._ever: set[str] = set()
         self._deepest: str | None = None
 
     @contextmanager
     def attached(self) -> Generator[None]:
         """Have the hooks in place while the block runs."""
-        model = self.host.model
-        starts = model.register_forward_pre_hook(self._begin)
-        ends = model.register_forward_hook(self._end)
+        root = self.host.entry
+        starts = root.register_forward_pre_hook(self._begin)
         try:
-            with hooked(model, self.sites, self._at_site):
-                yield
+            with hooked(self.host.model, self.sites, self._at_site, root):
+                ends = root.register_forward_hook(self._end)
+                try:
+                    yield
+                finally:
+                    ends.remove()
         finally:
             starts.remove()
-            ends.remove()
+
+    def check_fired(self) -> None:
+        """Check all runs.
+
+        Raises:
+            ShapeError: the host ran, and a site never fired.
+        """
+        silent = [site for site in self.sites if site.name not in self._ever]
+        if self.runs and silent:
+            names = ", ".join(site.name for site in silent)
+            raise ShapeError(f"the host ran, but {names} never fired in it.{self._why(silent[0])}")
 
     def check_fired_once(self) -> None:
         """Check the run that just ended.
@@ -95,22 +115,45 @@ class SiteWatch:
             ShapeError: a site fired not exactly once in it.
         """
         for site in self.sites:
-            if (times := self._fired.count(site.name)) != 1:
+            if (times := self.fired.count(site.name)) != 1:
+                why = (
+                    self._why(site)
+                    if not times
+                    else (
+                        f" Choose one of its calls, such as {site.name}#0."
+                        if site.name.startswith("path:")
+                        else ""
+                    )
+                )
                 raise ShapeError(
                     f"{site.name} fired {times} times in one run of the host; rows need exactly "
-                    "one. Choose a module that is called once."
+                    f"one.{why}"
                 )
+
+    def _why(self, site: Site) -> str:
+        """Return what is known of a module that did not fire, as an end of a message."""
+        parent = self.host.model.get_submodule(site.path.rpartition(".")[0])
+        if isinstance(parent, nn.MultiheadAttention):
+            return (
+                f" {site.path} is a part of nn.MultiheadAttention, which uses its weights without "
+                f"calling it; tap path:{site.path.rpartition('.')[0]}@out."
+            )
+        if site.call is not None:
+            return f" Its module was not called {site.call + 1} times."
+        return " The model does not call this module on such inputs."
 
     def _begin(self, *_: Any) -> None:
         self.runs += 1
-        self._fired = []
+        self.fired = []
 
     def _end(self, *_: Any) -> None:
-        if len(set(self._fired)) == len(self.sites):
-            self._deepest = self._fired[-1]
+        if len(set(self.fired)) == len(self.sites):
+            self._deepest = self.fired[-1]
 
-    def _at_site(self, site: Site, tensor: Tensor) -> None:
-        self._fired.append(site.name)
-        self._see(site, tensor)
+    def _at_site(self, site: Site, tensor: Tensor) -> Tensor | None:
+        self.fired.append(site.name)
+        self._ever.add(site.name)
+        new = self._see(site, tensor)
         if self._stop and self._deepest == site.name:
             raise StopForward
+        return new

@@ -13,7 +13,7 @@ from probe_sae.training import TrainSettings, split_settings
 _SECTIONS: dict[str, set[str]] = {
     "host": {"name", "dtype", "device", "revision"},
     "data": {"name", "root", "rows", "max_length"},
-    "capture": {"sites", "batch_size", "dtype", "tokens"},
+    "capture": {"sites", "batch_size", "dtype", "tokens", "stride", "pack"},
     "train": set(),
     "evaluate": set(),
     "analyse": {"rows", "seed"},

@@ -1,18 +1,19 @@
 """Inputs to rows: recipes, batches, capture."""
 
-from probe_sae.recording.batches import Batch, batches
-from probe_sae.recording.recipe import Recipe, load_dataset, recipe_names
+from probe_sae.recording.batches import Batch, as_recorded, batches
+from probe_sae.recording.recipe import Recipe, dataset_from, load_dataset, recipe_names
 from probe_sae.recording.recorder import CaptureSettings, capture
-from probe_sae.recording.rows import RowGatherer, channels_last
+from probe_sae.recording.rows import RowGatherer
 
 __all__ = [
     "Batch",
     "CaptureSettings",
     "Recipe",
     "RowGatherer",
+    "as_recorded",
     "batches",
     "capture",
-    "channels_last",
+    "dataset_from",
     "load_dataset",
     "recipe_names",
 ]

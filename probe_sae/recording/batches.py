@@ -1,6 +1,6 @@
 """Batches of contexts as a host takes them, with which of its positions are rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -13,7 +13,8 @@ from torch.nn.functional import interpolate
 
 from probe_sae.errors import DatasetError
 from probe_sae.host import Host
-from probe_sae.recording.documents import documents, pictures
+from probe_sae.recording.contexts import TextContext, text_contexts
+from probe_sae.recording.documents import pictures
 from probe_sae.recording.recipe import Recipe
 from probe_sae.store import ContextInput
 
@@ -34,47 +35,81 @@ class Batch:
     """Text: place in its document of each position, [batch, tokens]."""
     labels: Tensor
     """[batch] classes of images, -1 where unknown."""
+    documents: NDArray[np.int64] | None = None
+    """Packed text: the document of each position, [batch, tokens]."""
 
 
 def batches(
-    host: Host, recipe: Recipe, *, max_length: int = 256, batch_size: int = 32
+    host: Host,
+    recipe: Recipe,
+    *,
+    max_length: int = 256,
+    batch_size: int = 32,
+    stride: int | None = None,
+    pack: bool = False,
 ) -> Iterator[Batch]:
     """Yield a recipe's contexts in batches, always the same in the same order.
+
+    Text is padded on the right, so that no position moves.
 
     Args:
         host: which tokenises or preprocesses them.
         recipe: where they come from.
         max_length: tokens of a context at most, special ones included.
         batch_size: contexts in a batch.
+        stride: tokens from one context's beginning to the next's; see `text_contexts`.
+        pack: fill contexts with several documents.
 
     Raises:
         DatasetError: the recipe does not fit the host, cannot be read, or is empty.
+        SettingsError: the stride is out of range.
     """
-    if host.kind == "text":
-        return _text_batches(host, recipe, max_length, batch_size)
+    if recipe.kind not in host.kinds:
+        needs = "a tokenizer" if recipe.kind == "text" else "an image processor"
+        raise DatasetError(
+            f"dataset {recipe.name} holds {recipe.kind}s, but {host.name} takes "
+            f"{' and '.join(host.kinds)}s (it has not {needs})."
+        )
+    if recipe.kind == "text":
+        contexts = text_contexts(host, recipe, max_length=max_length, stride=stride, pack=pack)
+        return (_text_batch(host, group) for group in _groups(contexts, batch_size))
     return _image_batches(host, recipe, batch_size)
 
 
-def _text_batches(host: Host, recipe: Recipe, max_length: int, size: int) -> Iterator[Batch]:
-    special = np.array(sorted(host.tokenizer.all_special_ids), dtype=np.int64)
-    for group in _groups(_contexts(host, recipe, max_length), size):
-        contexts = group
-        longest = max(len(tokens_of(context)) for context in contexts)
-        ids = np.zeros((len(contexts), longest), np.int64)
-        mask = np.zeros_like(ids)
-        positions = np.zeros_like(ids)
-        for i, context in enumerate(contexts):
-            tokens = tokens_of(context)
-            ids[i, : len(tokens)], mask[i, : len(tokens)] = tokens, 1
-            is_text = ~np.isin(tokens, special)
-            positions[i, : len(tokens)] = context.start + np.cumsum(is_text) - 1
-        keep = (mask == 1) & ~np.isin(ids, special)
-        inputs = {
-            "input_ids": torch.from_numpy(ids).to(host.device),
-            "attention_mask": torch.from_numpy(mask).to(host.device),
-        }
-        labels = torch.full((len(contexts),), -1)
-        yield Batch(inputs, contexts, torch.from_numpy(keep).to(host.device), positions, labels)
+def as_recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `batches` that a store's provenance holds."""
+    names = ("max_length", "batch_size", "stride", "pack")
+    return {name: settings[name] for name in names if name in settings}
+
+
+def _text_batch(host: Host, group: list[TextContext]) -> Batch:
+    longest = max(len(context.is_row) for context in group)
+    shape = (len(group), longest)
+    pad = host.tokenizer.pad_token_id
+    ids = np.full(shape, 0 if pad is None else pad, np.int64)
+    mask, positions, documents = (np.zeros(shape, np.int64) for _ in range(3))
+    keep = np.zeros(shape, np.bool_)
+    for i, context in enumerate(group):
+        tokens = tokens_of(context.input)
+        place = (i, slice(0, len(tokens)))
+        ids[place], mask[place], keep[place] = tokens, 1, context.is_row
+        positions[place] = context.positions
+        documents[place] = (
+            context.input.document if context.documents is None else context.documents
+        )
+    inputs = {
+        "input_ids": torch.from_numpy(ids).to(host.device),
+        "attention_mask": torch.from_numpy(mask).to(host.device),
+    }
+    is_packed = any(context.documents is not None for context in group)
+    return Batch(
+        inputs,
+        [context.input for context in group],
+        torch.from_numpy(keep),
+        positions,
+        torch.full((len(group),), -1),
+        documents if is_packed else None,
+    )
 
 
 def _groups(items: Iterator[T], size: int) -> Iterator[list[T]]:
@@ -92,24 +127,6 @@ def tokens_of(context: ContextInput) -> NDArray[np.int32]:
     if context.tokens is None:
         raise DatasetError(f"{context.name} is an image, not text.")
     return context.tokens
-
-
-def _contexts(host: Host, recipe: Recipe, max_length: int) -> Iterator[ContextInput]:
-    """Yield runs of at most `max_length` tokens; each begins with BOS where there is one."""
-    tokenizer: Any = host.tokenizer
-    limit = getattr(host.config, "max_position_embeddings", None) or max_length
-    max_length = min(max_length, limit)
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    room = max_length - len(bos)
-    if room < 1:
-        raise DatasetError(f"--max-length {max_length} leaves no room for text; expected over 1.")
-    index = 0
-    for document in documents(recipe):
-        ids = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
-        for start in range(0, len(ids), room):
-            tokens = np.array([*bos, *ids[start : start + room]], dtype=np.int32)
-            yield ContextInput(index, document.index, document.name, start, tokens)
-            index += 1
 
 
 def _image_batches(host: Host, recipe: Recipe, size: int) -> Iterator[Batch]:

@@ -69,6 +69,8 @@ def pictures(recipe: Recipe) -> Iterator[Picture]:
         made = _sklearn_digits()
     elif source == "torchvision":
         made = _torchvision_images(recipe)
+    elif source == "custom":
+        made = _own_images(recipe)
     else:
         made = _image_files(recipe)
     for index, (name, pixels, label) in enumerate(made):
@@ -100,8 +102,38 @@ def _texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 yield name, text
     elif source == "jsonl":
         yield from _jsonl(recipe)
+    elif source == "custom":
+        yield from _own_texts(recipe)
     else:
         yield from _table(recipe)
+
+
+def _own_texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yield what a function of the user's own gives, as names and texts."""
+    for i, item in enumerate(recipe.make() if recipe.make else ()):
+        name, text = item if isinstance(item, tuple) else (f"{recipe.name}:{i}", item)
+        if not isinstance(text, str):
+            raise DatasetError(
+                f"dataset {recipe.name}, item {i} is {type(text).__name__}; expected a text, or "
+                "(name, text)."
+            )
+        if text.strip():
+            yield str(name), text
+
+
+def _own_images(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
+    """Yield what a function of the user's own gives, as names, pixels and classes."""
+    for i, item in enumerate(recipe.make() if recipe.make else ()):
+        given: tuple[Any, ...] = item if isinstance(item, tuple) else (f"{recipe.name}:{i}", item)
+        name, array, label = (*given, -1)[:3] if len(given) in (2, 3) else ("", None, -1)
+        pixels: NDArray[Any] = np.asarray(array)
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.dtype != np.uint8:
+            raise DatasetError(
+                f"dataset {recipe.name}, item {i} is {pixels.dtype} {pixels.shape}; expected uint8 "
+                "[height, width, 1 or 3], or (name, array), or (name, array, class)."
+            )
+        yield str(name), pixels, int(label)
 
 
 def _files(recipe: Recipe) -> list[str]:

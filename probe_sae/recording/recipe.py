@@ -4,6 +4,7 @@ import hashlib
 import json
 import sysconfig
 import tomllib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,32 @@ class Recipe:
     about: str
     source: dict[str, Any] = field(default_factory=dict[str, Any])
     """`type` and its keys; see the recipes in `datasets/`."""
+    make: Callable[[], Iterable[Any]] | None = field(default=None, compare=False, repr=False)
+    """Gives the inputs of a dataset of the user's own; see `dataset_from`."""
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the recipe: two recordings with the same one read the same inputs."""
         text = json.dumps([self.kind, self.source], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def dataset_from(make: Callable[[], Iterable[Any]], *, name: str, kind: str) -> Recipe:
+    """Return the recipe of inputs that a function of yours gives.
+
+    Args:
+        make: called for each pass, always the same inputs in the same order. Of text: strings, or
+            (name, text). Of images: [height, width, channels] uint8 arrays with 1 or 3 channels,
+            or (name, array), or (name, array, class).
+        name: what a store's provenance calls it; the same name must mean the same inputs.
+        kind: `text` or `image`.
+
+    Raises:
+        DatasetError: the kind is neither.
+    """
+    if kind not in ("text", "image"):
+        raise DatasetError(f"dataset {name}: kind {kind!r}; expected text or image.")
+    return Recipe(name, kind, f"inputs given by {name}", {"type": "custom", "name": name}, make)
 
 
 def recipe_names() -> dict[str, str]:

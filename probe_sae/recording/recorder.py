@@ -11,7 +11,7 @@ from probe_sae.errors import DatasetError, SettingsError, StoreError
 from probe_sae.host import Host, Site, SiteWatch, versions
 from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import progress, say
-from probe_sae.recording.batches import batches
+from probe_sae.recording.batches import as_recorded, batches
 from probe_sae.recording.documents import class_names
 from probe_sae.recording.recipe import Recipe
 from probe_sae.recording.rows import TOKENS, RowGatherer, cut
@@ -31,13 +31,17 @@ class CaptureSettings:
     dtype: str = "float16"
     """Of the rows on disk: `float16`, `bfloat16` or `float32`."""
     tokens: str = "patch"
-    """Of an image's tokens: `patch`, `cls` or `all`."""
+    """Of an image's positions: `patch`, `cls`, `register` or `all`."""
+    stride: int | None = None
+    """Tokens from one context's beginning to the next's; the context's length when absent."""
+    pack: bool = False
+    """Fill contexts with one document after the other instead of one document each."""
 
     def __post_init__(self) -> None:
         layout.check_dtype(self.dtype)
         if self.tokens not in TOKENS:
             raise SettingsError(f"tokens is {self.tokens!r}; expected {', '.join(TOKENS)}.")
-        for name in ("rows", "max_length", "batch_size"):
+        for name in ("rows", "max_length", "batch_size", "stride"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} is {value}; expected at least 1.")
@@ -76,10 +80,7 @@ def capture(
     """
     settings = settings or CaptureSettings()
     found = host.find_sites(sites)
-    if recipe.kind != host.kind:
-        raise DatasetError(
-            f"dataset {recipe.name} holds {recipe.kind}s, but {host.name} takes {host.kind}s."
-        )
+    host = host.only(found, recipe.kind)
     if resume and Path(out).exists():
         say(f"{out} is finished already; nothing to do.")
         return open_store(out)
@@ -88,7 +89,8 @@ def capture(
         _check_same_recording(partial, provenance)
         _announce(found, settings, partial)
         writer, grid = _record(host, recipe, found, settings, partial)
-        _write_vocabulary(partial, host)
+        if recipe.kind == "text":
+            _write_vocabulary(partial, host)
         writer.finish(provenance | {"grid": grid, "classes": class_names(recipe)})
     return open_store(out)
 
@@ -100,21 +102,22 @@ def _record(
     gatherer = RowGatherer(host, sites, settings.tokens)
     watch = SiteWatch(host, sites, gatherer.see, stop=True)
     writer: StoreWriter | None = None
-    inputs = batches(host, recipe, max_length=settings.max_length, batch_size=settings.batch_size)
+    inputs = batches(host, recipe, **as_recorded(asdict(settings)))
     with progress("capture", settings.rows) as advance, watch.attached():
         try:
             for batch in inputs:
                 if writer is not None and batch.contexts[-1].index < writer.contexts:
                     continue
+                gatherer.expect(batch)
                 host(batch.inputs)
                 watch.check_fired_once()
-                rows = gatherer.rows(batch)
+                rows = gatherer.rows()
                 if writer is None:
                     infos = [
                         SiteInfo(site.name, rows.sites[site.name].shape[1], settings.dtype)
                         for site in sites
                     ]
-                    writer = StoreWriter(partial, infos, host.kind)
+                    writer = StoreWriter(partial, infos, recipe.kind)
                     if writer.contexts > batch.contexts[0].index:
                         advance(writer.rows)
                         continue
@@ -155,7 +158,7 @@ def _provenance(
         },
         "sites": [asdict(site) for site in sites],
         "settings": asdict(settings),
-        "special": sorted(host.tokenizer.all_special_ids) if host.kind == "text" else [],
+        "special": sorted(host.tokenizer.all_special_ids) if recipe.kind == "text" else [],
         "versions": versions(),
     }
 
@@ -202,8 +205,6 @@ def _announce(sites: list[Site], settings: CaptureSettings, partial: Path) -> No
 
 def _write_vocabulary(folder: Path, host: Host) -> None:
     """Write what each token id stands for, so that nobody needs the tokenizer later."""
-    if host.kind != "text":
-        return
     pieces = [piece.decode("latin-1") for piece in token_pieces(host.tokenizer)]
     write_whole(folder / "vocabulary.json", json.dumps(pieces))
 

@@ -8,95 +8,158 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probe_sae.errors import ShapeError
+from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host import Host, Site
+from probe_sae.host.layouts import as_rows, grid_of, layout_of
 from probe_sae.recording.batches import Batch
 from probe_sae.store import RecordedRows
 
-TOKENS = ("patch", "cls", "all")
+TOKENS = ("patch", "cls", "register", "all")
+"""Which of an image's positions are rows; CNN positions are patches."""
 
 
 class RowGatherer:
-    """Turn what the sites of one run held into rows on a common axis."""
+    """Turn what the sites of one run hold into rows on a common axis.
+
+    Rows are copied out as soon as a module gives them, since the host may go on to overwrite them;
+    from a GPU, into pinned memory on a stream of their own, beside the rest of the run.
+    """
 
     def __init__(self, host: Host, sites: list[Site], tokens: str) -> None:
-        """Prepare for batches of `host`; `tokens` chooses among an image's tokens."""
+        """Prepare for batches of `host`; `tokens` chooses among an image's positions."""
         self._host, self._sites, self._tokens = host, sites, tokens
-        self._seen: dict[str, Tensor] = {}
+        self._rows: dict[str, Tensor] = {}
+        self._batch: Batch | None = None
+        self._keep: Tensor | None = None
+        self._index: Tensor | None = None
+        self._first = ""
+        self._stream: Any = None
         self.grid = (1, 1)
         """Rows and columns of an image's patches."""
 
-    def see(self, site: Site, tensor: Tensor) -> None:
-        """Keep what a site holds; a copy, since the host may go on to overwrite it."""
-        self._seen[site.name] = tensor.detach().clone()
+    def expect(self, batch: Batch) -> None:
+        """Get ready for a run of the host on `batch`."""
+        self._batch, self._rows = batch, {}
+        self._keep = None if batch.keep is None else batch.keep.cpu()
+        self._index = None
 
-    def rows(self, batch: Batch) -> RecordedRows:
+    def see(self, site: Site, tensor: Tensor) -> None:
+        """Take the rows out of what a site holds.
+
+        Raises:
+            ShapeError: its positions are not those of the batch or of the other sites.
+        """
+        if self._batch is None:
+            raise ShapeError("rows are gathered from a batch that was not announced.")
+        module = self._host.model.get_submodule(site.path)
+        layout = layout_of(site, module, tensor, _image_size(self._batch))
+        if layout == "windows":
+            raise ShapeError(
+                f"{site.name} holds windows of local attention, whose positions are shuffled; tap "
+                "it, or record resid_mid or mlp_out."
+            )
+        rows = as_rows(tensor.detach(), layout, len(self._batch.contexts))
+        keep = self._keep
+        if keep is None:
+            keep = self._keep = self._image_positions(site, tensor, layout, rows)
+            self._first = site.name
+        if rows.shape[:2] != keep.shape:
+            other = f"{self._first} has" if self._first else "the batch has"
+            raise ShapeError(
+                f"{site.name} holds {tuple(tensor.shape)}, that is {rows.shape[1]} positions of "
+                f"{rows.shape[0]} inputs, but {other} {keep.shape[1]} of {keep.shape[0]}: record "
+                "it by itself."
+            )
+        if self._index is None:
+            self._index = keep.flatten().nonzero()[:, 0].to(rows.device)
+        index = self._index.to(rows.device)
+        self._rows[site.name] = self._taken(rows.flatten(0, 1).index_select(0, index))
+
+    def _taken(self, rows: Tensor) -> Tensor:
+        """Return rows on their way to the CPU; `rows()` waits for them."""
+        if not rows.is_cuda:
+            return rows
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(rows.device)
+        self._stream.wait_stream(torch.cuda.current_stream(rows.device))
+        with torch.cuda.stream(self._stream):
+            pinned = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+            pinned.copy_(rows, non_blocking=True)
+            rows.record_stream(self._stream)
+        return pinned
+
+    def rows(self) -> RecordedRows:
         """Return the rows of the run that just ended.
 
         Raises:
-            ShapeError: the sites do not have one row axis in common.
+            ShapeError: there was no run.
         """
-        keep = batch.keep if batch.keep is not None else self.image_mask(batch)
-        sites = {
-            site.name: channels_last(self._seen[site.name], keep, site.name)[keep].float()
-            for site in self._sites
-        }
+        batch, keep = self._batch, self._keep
+        if batch is None or keep is None:
+            raise ShapeError("the host did not run.")
+        if self._stream is not None:
+            self._stream.synchronize()
+        sites = {site.name: self._rows[site.name].float() for site in self._sites}
         numbers = np.array([context.index for context in batch.contexts], np.uint32)
         documents = np.array([context.document for context in batch.contexts], np.uint32)
-        context, place = (part.cpu().numpy() for part in keep.nonzero(as_tuple=True))
+        context, place = (part.numpy() for part in keep.nonzero(as_tuple=True))
         columns: dict[str, NDArray[Any]] = {"context": numbers[context], "doc": documents[context]}
         if batch.positions is not None:
             columns["pos"] = batch.positions[context, place].astype(np.uint32)
             ids = batch.inputs["input_ids"].cpu().numpy()
             columns["token"] = ids[context, place].astype(np.int32)
+            if batch.documents is not None:
+                columns["doc"] = batch.documents[context, place].astype(np.uint32)
         else:
-            columns["pos"] = (place - self._prefix()).clip(0).astype(np.uint32)
-        self._seen = {}
+            columns["pos"] = (place - (place.min() if len(place) else 0)).astype(np.uint32)
         return RecordedRows(sites, columns, batch.contexts)
 
-    def image_mask(self, batch: Batch) -> Tensor:
-        """Return which positions of an image are rows, [batch, positions] bool."""
-        first = self._seen[self._sites[0].name]
-        count = len(batch.contexts)
-        if first.ndim == 4:
-            self.grid = (first.shape[2], first.shape[3])
-            return first.new_ones(count, self.grid[0] * self.grid[1], dtype=torch.bool)
-        positions = first.shape[1] if first.ndim == 3 else 1
-        prefix = self._prefix()
-        keep = first.new_zeros(count, positions, dtype=torch.bool)
-        keep[:, slice(0, 1) if self._tokens == "cls" and prefix else slice(None)] = True
+    def image_rows(self) -> Tensor:
+        """Return which positions of the run's images were rows, [batch, positions] bool."""
+        if self._keep is None:
+            raise ShapeError("the host did not run.")
+        return self._keep
+
+    def _image_positions(self, site: Site, tensor: Tensor, layout: str, rows: Tensor) -> Tensor:
+        """Return which positions of an image are rows, [batch, positions], and note the grid."""
+        batch, positions = rows.shape[:2]
+        prefix = min(site.special_prefix, positions)
+        chosen = {
+            "patch": slice(prefix, None),
+            "cls": slice(0, min(1, prefix)),
+            "register": slice(1, prefix),
+            "all": slice(None),
+        }[self._tokens]
+        if layout == "BD" and self._tokens in ("patch", "all"):
+            chosen = slice(None)
+        keep = torch.zeros(batch, positions, dtype=torch.bool)
+        keep[:, chosen] = True
+        count = int(keep[0].sum()) if batch else 0
+        if not count:
+            raise SettingsError(
+                f"{site.name} has {prefix} special positions before its {positions - prefix} "
+                f"patches; there is no {self._tokens} among them."
+            )
         if self._tokens == "patch":
-            keep[:, : min(prefix, positions - 1)] = False
-        self.grid = _square(int(keep[0].sum()) if self._tokens == "patch" else 1)
+            self.grid = grid_of(tensor, layout) or _grid(count, _image_size(self._batch))
+        else:
+            self.grid = (1, count)
         return keep
 
-    def _prefix(self) -> int:
-        """Number of an image's tokens before its patches."""
-        return self._host.hook_map.special_prefix if self._host.hook_map else 0
+
+def _image_size(batch: Batch | None) -> tuple[int, int] | None:
+    """Return height and width of a batch's images; None for anything else."""
+    if batch is None or batch.keep is not None:
+        return None
+    pixels = next(iter(batch.inputs.values()))
+    return (int(pixels.shape[-2]), int(pixels.shape[-1])) if pixels.ndim == 4 else None
 
 
-def channels_last(tensor: Tensor, keep: Tensor, site: str) -> Tensor:
-    """Return a site's tensor as [batch, positions, width].
-
-    Args:
-        tensor: [batch, positions, width], [batch, channels, height, width], or [batch, width].
-        keep: [batch, positions], to compare with.
-        site: its name, for the message.
-
-    Raises:
-        ShapeError: the tensor does not have these positions.
-    """
-    shaped = tensor
-    if tensor.ndim == 4:
-        shaped = tensor.flatten(2).transpose(1, 2)
-    elif tensor.ndim == 2:
-        shaped = tensor.unsqueeze(1)
-    if shaped.ndim != 3 or shaped.shape[:2] != keep.shape:
-        raise ShapeError(
-            f"{site} holds {tuple(tensor.shape)}, but rows are {tuple(keep.shape)} of batch x "
-            "positions; record it by itself, or choose another site."
-        )
-    return shaped
+def _grid(count: int, image: tuple[int, int] | None) -> tuple[int, int]:
+    """Return rows and columns of an image's patches: in its proportions, if they fit."""
+    height, width = image or (1, 1)
+    rows = max(1, round((count * height / width) ** 0.5))
+    return (rows, count // rows) if count % rows == 0 else (1, count)
 
 
 def cut(rows: RecordedRows, room: int) -> RecordedRows:
@@ -119,8 +182,3 @@ def _context_lengths(rows: RecordedRows) -> NDArray[np.int64]:
     first = rows.contexts[0].index
     numbers = rows.columns["context"].astype(np.int64) - first
     return np.bincount(numbers, minlength=len(rows.contexts))
-
-
-def _square(count: int) -> tuple[int, int]:
-    side = round(count**0.5)
-    return (side, side) if side * side == count else (1, count)

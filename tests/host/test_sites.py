@@ -1,13 +1,13 @@
 """Names, globs and braces find sites; what finds nothing names what is near."""
 
+from types import SimpleNamespace
+
 import pytest
-import torch
 import transformers
 
-from probe_sae.errors import FormatError, SiteNotFound
-from probe_sae.host import Host, hook_maps, load_host, tap
-from probe_sae.host.hook_map import read_hook_map
-from probe_sae.shipped import shipped
+from probe_sae.errors import SiteNotFound
+from probe_sae.host import Host, load_host
+from probe_sae.host.config_number import config_number, is_formula
 
 
 @pytest.fixture(scope="module")
@@ -22,82 +22,6 @@ def gpt2() -> Host:
         eos_token_id=0,
     )
     return load_host(transformers.GPT2LMHeadModel(config))
-
-
-@pytest.fixture(scope="module")
-def vit() -> Host:
-    config = transformers.ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=8,
-        patch_size=2,
-        num_channels=1,
-    )
-    return load_host(transformers.ViTForImageClassification(config))
-
-
-@pytest.fixture(scope="module")
-def llama() -> Host:
-    config = transformers.LlamaConfig(
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        vocab_size=50,
-    )
-    return load_host(transformers.LlamaForCausalLM(config))
-
-
-FAMILIES = ("gpt2", "llama", "vit")
-
-
-def inputs(family: str) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    if family == "vit":
-        return {"pixel_values": torch.randn(2, 1, 8, 8, generator=generator)}
-    return {"input_ids": torch.randint(0, 50, (2, 7), generator=generator)}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_recorded_residuals_are_the_hidden_states(
-    family: str, request: pytest.FixtureRequest
-) -> None:
-    host: Host = request.getfixturevalue(family)
-    with tap(host, ["embed", "blocks.*.resid_pre", "blocks.*.resid_post"]) as seen:
-        output = host(inputs(family), output_hidden_states=True)
-
-    states = output.hidden_states
-    for i in range(3):
-        assert torch.equal(seen[f"blocks.{i}.resid_pre"], states[i])
-    for i in range(2):
-        assert torch.equal(seen[f"blocks.{i}.resid_post"], states[i + 1])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_residual_identities_hold(family: str, request: pytest.FixtureRequest) -> None:
-    """What a block's parts add to the stream is what its names say."""
-    host: Host = request.getfixturevalue(family)
-    with tap(host, ["blocks.1.*"]) as seen:
-        host(inputs(family))
-    part = {name.removeprefix("blocks.1."): tensor for name, tensor in seen.items()}
-
-    assert torch.equal(part["resid_pre"] + part["attn_out"], part["resid_mid"])
-    assert torch.equal(part["resid_mid"] + part["mlp_out"], part["resid_post"])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_declared_widths_are_those_of_the_tensors(
-    family: str, request: pytest.FixtureRequest
-) -> None:
-    host: Host = request.getfixturevalue(family)
-    with tap(host, "*") as seen:
-        host(inputs(family))
-
-    assert {name: t.shape[-1] for name, t in seen.items()} == {
-        name: site.width for name, site in host.sites.items()
-    }
 
 
 def test_globs_and_braces_find_sites(gpt2: Host) -> None:
@@ -122,22 +46,44 @@ def test_a_site_that_is_not_there_names_what_is_near(gpt2: Host, name: str, mess
         gpt2.find_sites(name)
 
 
-def test_every_shipped_map_keeps_the_schema() -> None:
-    assert {m.family for m in hook_maps()} >= set(FAMILIES)
+def test_sites_come_block_by_block_in_the_order_of_the_map(gpt2: Host) -> None:
+    names = list(gpt2.sites)
+
+    assert names[:3] == ["embed", "blocks.0.resid_pre", "blocks.0.heads"]
+    assert names[-2:] == ["final_norm", "logits"]
+    assert names.index("blocks.0.resid_post") < names.index("blocks.1.resid_pre")
+
+
+def test_a_site_that_only_other_configs_have_says_which(gpt2: Host) -> None:
+    with pytest.raises(SiteNotFound, match="only where _attn_implementation = eager"):
+        gpt2.find_sites("blocks.1.attn_pattern")
+    with pytest.raises(SiteNotFound, match="only where _attn_implementation = eager"):
+        gpt2.find_sites("blocks.*.attn_pattern")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("formula", "value"),
     [
-        ('family = "gpt2"', 'familly = "gpt2"', "Near it: family"),
-        ('family = "gpt2"', "", "lacks family"),
-        ('layout = "tokens"', 'layout = "square"', "layout or kind"),
-        ('io = "out" }', 'io = "sideways" }', "io = in or out"),
-        ('family = "gpt2"', "family = ", "hook map bad.toml"),
+        ("12", 12),
+        ("width", 8),
+        ("4*width + 1", 33),
+        ("inner | 4*width", 32),
+        ("nested.width | width", 5),
+        ("sizes[s]", 30),
+        ("width * 2^s", 32),
+        ("missing", None),
+        ("flag", None),
     ],
 )
-def test_a_map_that_breaks_the_schema_is_refused(old: str, new: str, message: str) -> None:
-    text = shipped("hooks/gpt2.toml").read_text().replace(old, new)
+def test_numbers_of_a_config(formula: str, value: int | None) -> None:
+    config = SimpleNamespace(
+        width=8, inner=None, nested=SimpleNamespace(width=5), sizes=[10, 20, 30], flag=True
+    )
 
-    with pytest.raises(FormatError, match=message):
-        read_hook_map(text, "bad.toml")
+    assert is_formula(formula)
+    assert config_number(formula, config, {"s": 2}) == value
+
+
+@pytest.mark.parametrize("text", ["", "a b", "f(x)", "a-b", "a**b", "x.__class__()", "1/2"])
+def test_what_is_no_formula(text: str) -> None:
+    assert not is_formula(text)

@@ -199,8 +199,9 @@ def images(tmp_path: Path) -> Path:
     ("change", "error", "message"),
     [
         ({"dtype": "int8"}, SettingsError, "no dtype 'int8'"),
-        ({"tokens": "patches"}, SettingsError, "expected patch, cls, all"),
+        ({"tokens": "patches"}, SettingsError, "expected patch, cls, register, all"),
         ({"rows": 0}, SettingsError, "at least 1"),
+        ({"stride": 0}, SettingsError, "at least 1"),
         ({"batch_size": -1}, SettingsError, "at least 1"),
     ],
 )
@@ -220,7 +221,7 @@ def test_images_do_not_fit_a_language_model(code_lm: Host, tmp_path: Path) -> No
 def test_sites_without_a_common_row_axis_are_refused(
     code_lm: Host, texts: Recipe, tmp_path: Path
 ) -> None:
-    with pytest.raises(ShapeError, match=r"fired 0 times|record it by itself"):
+    with pytest.raises(ShapeError, match=r"record it by itself"):
         capture(code_lm, texts, [SITE, "path:transformer.wpe@out"], tmp_path / "store", SMALL)
 
 

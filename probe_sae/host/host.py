@@ -1,0 +1,218 @@
+"""A host: a model to look into, with its sites, its preprocessing, and how to run it."""
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from probe_sae.errors import EnvironmentProblem
+from probe_sae.host.hook_map import HookMap
+from probe_sae.host.hooks import StopForward
+from probe_sae.host.resolve import Mapped, resolve
+from probe_sae.host.sites import Site, find_sites, raw_sites
+from probe_sae.progress import say
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+class Host:
+    """A model to look into: its sites, its preprocessing, and how to run it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        *,
+        tokenizer: Any = None,
+        processor: Any = None,
+        hook_map: HookMap | None = None,
+    ) -> None:
+        """Wrap a model, which is put into evaluation mode.
+
+        Args:
+            model: any module; a compiled or data-parallel one is unwrapped.
+            name: what messages and provenance call it.
+            tokenizer: for text, a transformers tokenizer.
+            processor: for images: a transformers image processor, or a callable from one
+                [channels, height, width] uint8 tensor to what the model takes.
+            hook_map: its family's; without one only raw module paths are sites.
+        """
+        self.model = _unwrapped(model, name).eval()
+        self.name, self.tokenizer, self.processor = name, tokenizer, processor
+        self.hook_map = hook_map
+        self.config: Any = getattr(self.model, "config", None)
+        self.entry = self.model
+        """The module that a call runs: the model, or one tower of it (see `only`)."""
+        self.mapped = resolve(self.model, self.config, hook_map) if hook_map else Mapped()
+        self.sites: dict[str, Site] = self.mapped.sites if hook_map else raw_sites(self.model)
+
+    def __repr__(self) -> str:
+        family = self.hook_map.family if self.hook_map else type(self.model).__name__
+        return f"Host({self.name!r}: {family}, {self.parameters:,} parameters)"
+
+    def __call__(self, inputs: Mapping[str, Any] | Tensor | None = None, **named: Any) -> Any:
+        """Run the model without gradients; None where a tap stopped it early.
+
+        Rows that are padded on the left get the position ids that the same text has without
+        padding, where the model takes position ids.
+        """
+        with torch.no_grad():
+            try:
+                if isinstance(inputs, Tensor):
+                    return self.entry(inputs, **named)
+                given = dict(inputs or {}) | named
+                return self.entry(**given, **self._positions(given))
+            except StopForward:
+                return None
+
+    def generate(self, *inputs: Any, **named: Any) -> Any:
+        """Return what the model's own `generate` returns: token ids, [batch, tokens]."""
+        model: Any = self.model
+        return model.generate(*inputs, **named)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What it takes: `text` with a tokenizer, `image` with a processor or neither."""
+        kinds = ("text",) if self.tokenizer is not None else ()
+        if self.processor is not None or not kinds:
+            kinds += ("image",)
+        return kinds
+
+    def only(self, sites: Iterable[Site], kind: str) -> "Host":
+        """Return the host that runs no more than the tower which these sites are in.
+
+        That of CLIP's images needs no text, that of an encoder no decoder. It is the host itself
+        where there is one tower, where the sites are in several, or where the tower cannot run
+        alone.
+        """
+        towers = {site.name.partition(".")[0] for site in sites if site.kind == kind}
+        paths = self.mapped.entries.get(next(iter(towers))) if len(towers) == 1 else None
+        if not paths:
+            return self
+        part = copy.copy(self)
+        part.entry = self.model.get_submodule(paths)
+        return part
+
+    @property
+    def first_input(self) -> str:
+        """Return the name of the model's first argument."""
+        return next(iter(inspect.signature(self.entry.forward).parameters), "x")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first weights are, and its inputs belong."""
+        placed = (p.device for p in self.model.parameters() if p.device.type != "meta")
+        return next(placed, torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights are made of."""
+        floats = (p.dtype for p in self.model.parameters() if p.is_floating_point())
+        return next(floats, torch.float32)
+
+    @property
+    def parameters(self) -> int:
+        """Number of the model's parameters."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names and values of all weights: tells two checkpoints apart.
+
+        Raises:
+            EnvironmentProblem: weights are offloaded, and accelerate is not there to read them.
+        """
+        digest = hashlib.sha256()
+        for name, value in sorted(_weights(self.model).items()):
+            digest.update(name.encode())
+            if isinstance(value, Tensor) and not value.is_quantized:
+                plain = value.detach().cpu().contiguous().flatten()
+                digest.update(plain.view(torch.uint8).numpy().data)
+            else:  # a packed weight of a quantised module, or a setting of one
+                digest.update(repr(value).encode())
+        return digest.hexdigest()
+
+    def find_sites(self, patterns: str | Iterable[str]) -> list[Site]:
+        """Return the sites that names, globs, braces or raw paths stand for.
+
+        Raises:
+            SiteNotFound: a name stands for nothing; the message names what is near.
+        """
+        listed = [patterns] if isinstance(patterns, str) else patterns
+        found = find_sites(listed, self.sites, self.mapped.missing, self.model, self.name)
+        known = {(s.kind, s.special_prefix) for s in self.mapped.sites.values()}
+        if len(known) == 1:  # a raw module of a host with one tower is in that tower
+            ((kind, prefix),) = known
+            found = [s if s.kind else replace(s, kind=kind, special_prefix=prefix) for s in found]
+        return found
+
+    def image_inputs(self, images: list[NDArray[np.uint8]]) -> dict[str, Tensor]:
+        """Return the model's inputs for some images, preprocessed as the host was trained.
+
+        Args:
+            images: [height, width, channels] each, channels 1 or 3.
+        """
+        name = "pixel_values" if self.config is not None else self.first_input
+        if self.processor is None:
+            made = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
+        elif hasattr(self.processor, "preprocess"):
+            done = self.processor(images, return_tensors="pt", input_data_format="channels_last")
+            made = list(done["pixel_values"])
+        else:
+            made = [self.processor(torch.from_numpy(image).permute(2, 0, 1)) for image in images]
+        return {name: torch.stack(made).to(self.device, self.dtype)}
+
+    def unembedding(self) -> Tensor | None:
+        """Return the matrix from the last hidden state to logits, [tokens, width], if there is."""
+        get = getattr(self.model, "get_output_embeddings", None)
+        layer = get() if get else None
+        return getattr(layer, "weight", None)
+
+    def _positions(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return position ids for rows padded on the left, where the model takes them."""
+        mask = given.get("attention_mask")
+        if not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask[:, 0].all()):
+            return {}
+        if given.get("position_ids") is not None or given.get("past_key_values") is not None:
+            return {}
+        if "position_ids" not in inspect.signature(self.entry.forward).parameters:
+            return {}
+        return {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
+
+
+def _unwrapped(model: nn.Module, name: str) -> nn.Module:
+    """Return the plain module in a compiled or data-parallel one, saying so."""
+    inner = model
+    while True:
+        if hasattr(inner, "_orig_mod"):
+            inner = getattr(inner, "_orig_mod")  # noqa: B009  (a module's attributes are untyped)
+        elif isinstance(inner, _WRAPPERS):
+            inner = inner.module
+        else:
+            break
+    if inner is not model:
+        say(f"{name} is wrapped in {type(model).__name__}; looking into the plain module in it.")
+    return inner
+
+
+def _weights(model: nn.Module) -> dict[str, Any]:
+    """Return the state of a model, with what accelerate keeps elsewhere read back."""
+    state = dict(model.state_dict())
+    if not any(isinstance(v, Tensor) and v.device.type == "meta" for v in state.values()):
+        return state
+    try:
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+    except ImportError as problem:
+        raise EnvironmentProblem(
+            "the model's weights are offloaded; reading them needs accelerate: "
+            "pip install accelerate."
+        ) from problem
+    return dict(get_state_dict_offloaded_model(model))
