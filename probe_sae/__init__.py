@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probe_sae.analysis import Analysis, analyse, load_analysis
     from probe_sae.errors import ProbeSaeError
-    from probe_sae.evaluation import Evaluation, evaluate
+    from probe_sae.evaluation import Evaluation, evaluate, steer
     from probe_sae.host import (
         Ablate,
         Clamp,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "analysis": ("Analysis", "analyse", "load_analysis"),
     "errors": ("ProbeSaeError",),
-    "evaluation": ("Evaluation", "evaluate"),
+    "evaluation": ("Evaluation", "evaluate", "steer"),
     "host": (
         "Ablate",
         "Clamp",
@@ -90,6 +90,7 @@ __all__ = [
     "load_host",
     "load_sae",
     "open_store",
+    "steer",
     "tap",
     "train",
     "write_report",

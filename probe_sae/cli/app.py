@@ -17,6 +17,7 @@ from probe_sae.cli import (
     run,
     show,
     sites,
+    steer,
     store,
     train,
 )
@@ -61,6 +62,7 @@ for _name, _command in (
     ("analyse", analyse.analyse_command),
     ("report", report.report_command),
     ("show", show.show),
+    ("steer", steer.steer_command),
     ("list", listing.listing),
     ("guide", guide.guide),
 ):

@@ -232,19 +232,35 @@ def _heads(host: Host, run: Run) -> list[Finding]:
 def _special(host: Host, run: Run) -> list[Finding]:
     """The special positions of an embedding are the same for any image, the others are not."""
     findings: list[Finding] = []
+    noise = torch.Generator().manual_seed(1)
     for tower in host.mapped.towers:
-        name = f"{tower.name}.embed" if tower.name else "embed"
-        embed = run.seen.get(name)
-        if tower.kind != "image" or embed is None or embed.ndim != 3 or len(embed) < 2:
+        site = host.sites.get(f"{tower.name}.embed" if tower.name else "embed")
+        if tower.kind != "image" or site is None or run.seen[site.name].ndim != 3:
             continue
-        same = (embed[0] == embed[1]).all(-1)
-        wanted = host.sites[name].special_prefix
+        images = {
+            name: torch.randn(x.shape, generator=noise).to(x) if getattr(x, "ndim", 0) == 4 else x
+            for name, x in run.inputs.items()
+        }
+        same = (_held(host, site, run.inputs) == _held(host, site, images)).all(-1).all(0)
+        wanted = site.special_prefix
         found = int(same.long().cumprod(0).sum())
         holds = found == wanted and not bool(same[wanted:].any())
         detail = "" if holds else f"{found} positions are the same for any image; expected {wanted}"
-        about = f"{name}: {wanted} special positions before {embed.shape[1] - wanted} patches"
+        about = f"{site.name}: {wanted} special positions before {len(same) - wanted} patches"
         findings.append(Finding(about, holds, detail=detail))
     return findings
+
+
+def _held(host: Host, site: Site, inputs: Mapping[str, Any]) -> Tensor:
+    """Return what a site holds in a run."""
+    seen: list[Tensor] = []
+
+    def see(_: Site, tensor: Tensor) -> None:
+        seen.append(tensor.clone())
+
+    with hooked(host.model, [site], see, host.entry):
+        host(inputs)
+    return seen[0]
 
 
 def _check_raw(host: Host, inputs: dict[str, Tensor], proof: Proof) -> Proof:

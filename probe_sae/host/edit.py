@@ -7,7 +7,7 @@ dictionary reads and writes. An edit that changes nothing changes no bit of the 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class Codec(Protocol):
 
 
 @contextmanager
-def edit(host: Host, sites: str | Iterable[str], change: Edit) -> Generator[None]:
+def edit(host: Host, sites: str | Iterable[str], change: Edit | Codec) -> Generator[None]:
     """Replace what sites hold by `change` of it while the block runs the host.
 
     Args:
@@ -52,6 +52,8 @@ def edit(host: Host, sites: str | Iterable[str], change: Edit) -> Generator[None
         ShapeError: `change` returned another shape, or the host ran and a site never fired.
     """
     found = host.find_sites(sites)
+    is_codec = hasattr(change, "encode") and hasattr(change, "decode")
+    alter = cast(Edit, Splice(cast(Codec, change)) if is_codec else change)
     for site in found:
         if site.layout == "pattern":
             raise SettingsError(
@@ -62,7 +64,7 @@ def edit(host: Host, sites: str | Iterable[str], change: Edit) -> Generator[None
     def see(at: Site, tensor: Tensor) -> Tensor:
         layout = layout_of(at, host.model.get_submodule(at.path), tensor)
         rows = as_rows(tensor, layout)
-        new = (change.laid_out(layout) if isinstance(change, Patch) else change)(rows)
+        new = (change.laid_out(layout) if isinstance(change, Patch) else alter)(rows)
         if new.shape != rows.shape:
             raise ShapeError(
                 f"the edit of {at.name} turned {tuple(rows.shape)} into {tuple(new.shape)}."

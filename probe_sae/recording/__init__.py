@@ -1,6 +1,7 @@
 """Inputs to rows: recipes, batches, capture."""
 
 from probe_sae.recording.batches import Batch, as_recorded, batches
+from probe_sae.recording.contexts import frame_of
 from probe_sae.recording.recipe import Recipe, dataset_from, load_dataset, recipe_names
 from probe_sae.recording.recorder import CaptureSettings, capture
 from probe_sae.recording.rows import RowGatherer
@@ -14,6 +15,7 @@ __all__ = [
     "batches",
     "capture",
     "dataset_from",
+    "frame_of",
     "load_dataset",
     "recipe_names",
 ]

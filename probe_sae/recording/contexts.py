@@ -31,12 +31,13 @@ class TextContext:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """The special tokens around a context."""
 
     before: list[int]
     after: list[int]
     special: NDArray[np.int64]
+    """Ids of all special tokens."""
 
 
 def text_contexts(
@@ -56,7 +57,7 @@ def text_contexts(
         SettingsError: the stride is longer than a context, or goes with packing.
         DatasetError: no room for text, or no text.
     """
-    frame = _frame(host.tokenizer)
+    frame = frame_of(host.tokenizer)
     room = _longest(host, max_length) - len(frame.before) - len(frame.after)
     if room < 1:
         raise DatasetError(f"--max-length {max_length} leaves no room for text; expected over 1.")
@@ -80,7 +81,7 @@ def _longest(host: Host, max_length: int) -> int:
     return min([max_length, *known])
 
 
-def _frame(tokenizer: Any) -> _Frame:
+def frame_of(tokenizer: Any) -> Frame:
     """Return what the tokenizer puts around a text; BOS where it puts nothing but has one."""
     plain = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
     framed = tokenizer("a", add_special_tokens=True, verbose=False)["input_ids"]
@@ -92,11 +93,11 @@ def _frame(tokenizer: Any) -> _Frame:
             break
     if not before and not after and tokenizer.bos_token_id is not None:
         before = [tokenizer.bos_token_id]
-    return _Frame(before, after, np.array(sorted(tokenizer.all_special_ids), np.int64))
+    return Frame(before, after, np.array(sorted(tokenizer.all_special_ids), np.int64))
 
 
 def _windows(
-    host: Host, recipe: Recipe, frame: _Frame, room: int, stride: int
+    host: Host, recipe: Recipe, frame: Frame, room: int, stride: int
 ) -> Iterator[TextContext]:
     """Yield contexts of one document each."""
     index = 0
@@ -119,7 +120,7 @@ def _windows(
             start += stride
 
 
-def _packed(host: Host, recipe: Recipe, frame: _Frame, room: int) -> Iterator[TextContext]:
+def _packed(host: Host, recipe: Recipe, frame: Frame, room: int) -> Iterator[TextContext]:
     """Yield contexts that are full, each of as many documents as it takes."""
     separator = host.tokenizer.eos_token_id
     if separator is None:

@@ -125,10 +125,10 @@ def _from_path(path: Path) -> Recipe:
     if path.is_file():
         source = {"type": "folder", "path": str(path.resolve().parent), "files": [path.name]}
         return Recipe(path.stem, "text", f"the file {path.name}", source)
-    suffixes = {file.suffix.lower() for file in path.rglob("*") if file.is_file()}
+    suffixes = {file.suffix for file in path.rglob("*") if file.is_file()}
     for kind, known in (("image", IMAGE_SUFFIXES), ("text", TEXT_SUFFIXES)):
-        if suffixes & set(known):
-            files = [f"**/*{suffix}" for suffix in sorted(suffixes & set(known))]
+        if wanted := sorted(suffix for suffix in suffixes if suffix.lower() in known):
+            files = [f"**/*{suffix}" for suffix in wanted]
             source = {"type": "folder", "path": where, "files": files}
             return Recipe(path.name, kind, f"the folder {path.name}", source)
     raise DatasetError(

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from probe_sae.shipped import shipped
+
 COMMANDS = [
     "demo",
     "run",
     "sites",
+    "check",
+    "steer",
     "capture",
     "train",
     "evaluate",
@@ -27,9 +31,11 @@ COMMANDS = [
 ]
 
 
-def call(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def call(
+    *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `probe-sae` in a process of its own."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100"} | (environment or {})
     return subprocess.run(
         [sys.executable, "-P", "-m", "probe_sae", *map(str, arguments)],
         capture_output=True,
@@ -90,6 +96,53 @@ def test_sites_lists_names_and_widths() -> None:
     assert isinstance(sites["blocks.1.resid_post"]["width"], int)
 
 
+def test_check_proves_a_host_and_says_what_it_looked_at() -> None:
+    result = call("check", "bundled:code-lm")
+
+    assert result.returncode == 0, result.stderr
+    assert "blocks.{i}: resid_pre + attn_out == resid_mid   max error 0   4 places" in result.stdout
+    assert result.stdout.splitlines()[-1] == "everything holds"
+
+
+def test_check_of_a_wrong_map_says_what_does_not_hold(tmp_path: Path) -> None:
+    """A family of the user's own, whose attention and MLP outputs are mixed up."""
+    text = shipped("hooks/gpt2.toml").read_text("utf-8")
+    attention, mlp = '{ at = "{block}.attn", io = "out" }', '{ at = "{block}.mlp", io = "out" }'
+    assert attention in text
+    assert mlp in text
+    text = text.replace(attention, "?").replace(mlp, attention).replace("?", mlp)
+    (tmp_path / "gpt2.toml").write_text(text, encoding="utf-8")
+
+    result = call("check", "bundled:code-lm", environment={"PROBE_SAE_HOOKS": str(tmp_path)})
+
+    assert result.returncode == 2
+    assert "NO  blocks.{i}: resid_pre + attn_out == resid_mid" in result.stdout
+    assert "blocks.0.mlp_out does not see a change of blocks.0.resid_mid" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_check_proves_the_maps_themselves() -> None:
+    result = call("check", "--maps", "--family", "gpt2", "--json")
+
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["holds"]
+    assert [len(proofs) for proofs in summary["families"].values()] == [2]
+
+
+def test_steering_writes_the_prompt_twice(folder: Path) -> None:
+    arguments = ["steer", "bundled:code-lm", folder / "sae", "--prompt", "import ", "--tokens", "8"]
+    result = call(*arguments, "--feature", "3", "--scale", "60", "--json")
+    same = call(*arguments, "--feature", "3", "--scale", "0", "--json")
+
+    assert result.returncode == 0, result.stderr
+    written = json.loads(result.stdout)
+    assert written["prompt"] == "import "
+    assert written["original"]
+    assert written["original"] != written["steered"]
+    assert json.loads(same.stdout)["steered"] == written["original"]
+
+
 @pytest.mark.parametrize("kind", ["hosts", "datasets", "archs", "hooks"])
 def test_list_lists(kind: str) -> None:
     assert json.loads(call("list", kind, "--json").stdout)[kind]
@@ -120,6 +173,10 @@ def test_the_version_is_printed() -> None:
         ("demo txt", "Near it: text"),
         ("nonsense", "No such command"),
         ("sites bundled:code-ml", "Near it: bundled:code-lm"),
+        ("check", "give a HOST, or --maps"),
+        ("check --maps --family gpt3", "Near it: .*gpt2"),
+        ("check python:torch.nn:Identity", "nobody knows what it takes"),
+        ("steer bundled:code-lm nowhere --feature 1 --prompt a", "nowhere"),
         ("sites no/such-model", "no host 'no/such-model'"),
         (
             "capture bundled:code-lm stdlib --site blocks.0.resid_pots --out {new}",

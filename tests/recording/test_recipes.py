@@ -137,3 +137,10 @@ def test_mnist_is_read_from_a_folder(data_folder: Path, tmp_path: Path) -> None:
 def test_every_shipped_recipe_says_what_it_is() -> None:
     assert set(recipe_names()) == {"stdlib", "digits", "mnist"}
     assert all(recipe_names().values())
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
+    for name in ("a.JPEG", "b.jpg", "c.Png"):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name)
+
+    assert [p.name for p in pictures(load_dataset(tmp_path))] == ["a.JPEG", "b.jpg", "c.Png"]
