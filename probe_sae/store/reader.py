@@ -2,6 +2,7 @@
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_sae.errors import SiteNotFound, StoreError, near
 from probe_sae.outputs import refuse_partial
 from probe_sae.store import layout
+from probe_sae.store.chunks import FilePool, RowChunks, read_rows, row_chunks
 from probe_sae.store.hdf5 import open_checked, read_json, reopen
 from probe_sae.store.layout import SiteInfo
 from probe_sae.store.rows import ContextInput
@@ -50,6 +51,10 @@ class Store:
             name: SiteInfo(name, site["width"], site["dtype"])
             for name, site in manifest["sites"].items()
         }
+        self.chunks: list[dict[str, RowChunks | None]] = [{} for _ in shards]
+        """For each shard, where the rows of each site lie; None where they are compressed."""
+        self._first_rows = [shard.first_row for shard in shards]
+        self._files = FilePool()
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{s.name} ({s.width})" for s in self.sites.values())
@@ -94,17 +99,35 @@ class Store:
 
     def read(self, site: str, start: int, stop: int) -> Tensor:
         """Return rows `start` to `stop` of a site, [rows, width] float32."""
-        info, parts = self.site(site), list[Tensor]()
-        for shard in self.shards:
-            low, high = max(start, shard.first_row), min(stop, shard.first_row + shard.rows)
-            if low >= high:
-                continue
-            with reopen(shard.path) as file:
-                acts = file[f"sites/{site}/acts"]
-                raw = np.empty((high - low, info.width), layout.DTYPES[info.dtype][1])
-                acts.read_direct(raw, np.s_[low - shard.first_row : high - shard.first_row])
-            parts.append(layout.from_disk(raw, info.dtype).float())
-        return torch.cat(parts) if parts else torch.empty(0, info.width)
+        info = self.site(site)
+        start, stop = max(0, start), min(stop, self.rows)
+        raw = np.empty((max(0, stop - start), info.width), layout.DTYPES[info.dtype][1])
+        self.read_into(site, start, raw)
+        return layout.from_disk(raw, info.dtype).float()
+
+    def read_into(self, site: str, start: int, out: NDArray[Any]) -> None:
+        """Fill `out`, [n, width] of the dtype on disk, with a site's rows from `start` on.
+
+        Straight from the files, without a copy; safe in threads and forked processes.
+
+        Raises:
+            StoreError: a file cannot be read.
+        """
+        number = bisect_right(self._first_rows, start) - 1
+        done = 0
+        while done < len(out):
+            shard = self.shards[number]
+            inside = start + done - shard.first_row
+            part = out[done : done + min(len(out) - done, shard.rows - inside)]
+            chunks = self.chunks[number].get(site)
+            if chunks is not None:
+                read_rows(self._files, shard.path, chunks, inside, part)
+            else:
+                with reopen(shard.path) as file:
+                    source = np.s_[inside : inside + len(part)]
+                    file[f"sites/{site}/acts"].read_direct(part, source)
+            done += len(part)
+            number += 1
 
     def columns(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Return the columns of rows `start` to `stop`, which lie in one shard."""
@@ -182,8 +205,8 @@ def open_store(path: str | Path) -> Store:
     store = _make(folder, manifest, shards)
     if first != store.rows:
         raise StoreError(f"{folder}: its shards hold {first} rows, its manifest says {store.rows}.")
-    for shard in shards:
-        _check_shard(store, shard)
+    for number, shard in enumerate(shards):
+        store.chunks[number] = _check_shard(store, shard)
     return store
 
 
@@ -216,8 +239,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_shard(store: Store, shard: Shard) -> None:
-    """Raise unless the shard's arrays have the shapes that manifest and journal promise."""
+def _check_shard(store: Store, shard: Shard) -> dict[str, RowChunks | None]:
+    """Return where a shard's rows lie.
+
+    Raises:
+        StoreError: its arrays have not the shapes that manifest and journal promise.
+    """
+    chunks: dict[str, RowChunks | None] = {}
     with open_checked(shard.path) as file:
         for site in store.sites.values():
             name = f"sites/{site.name}/acts"
@@ -226,9 +254,11 @@ def _check_shard(store: Store, shard: Shard) -> None:
             if acts is None or (acts.shape, acts.dtype) != wanted:
                 found = "nothing" if acts is None else f"{acts.shape} of {acts.dtype}"
                 raise StoreError(f"{shard.path}: {name} is {found}, expected {wanted}.")
+            chunks[site.name] = row_chunks(acts, shard.path)
         for column in ("doc", "context", "pos"):
             if f"rows/{column}" not in file or len(file[f"rows/{column}"]) != shard.rows:
                 raise StoreError(f"{shard.path}: rows/{column} is missing or of wrong length.")
         for name in ("document", "start", "label", "names"):
             if f"inputs/{name}" not in file:
                 raise StoreError(f"{shard.path}: inputs/{name} is missing.")
+    return chunks

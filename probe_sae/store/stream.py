@@ -1,11 +1,15 @@
 """Shuffled batches of a store's rows, for training: each row once an epoch, in bounded memory.
 
-Blocks of rows from all over the store fill a buffer, whose rows are then permuted. How well that
-mixes depends on the buffer alone: with R rows in it and contexts of C rows, a batch of B rows holds
-about (C - 1) * B / R companions of each row from its own context.
+Blocks of rows from all over the store fill a buffer, whose rows are then drawn in random order,
+while the next blocks are read beside. How well that mixes depends on the buffer alone: `companions`
+says it. An epoch can begin at any batch, so that a resumed training sees what an uninterrupted one
+sees.
 """
 
+import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +17,62 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_sae.errors import SettingsError, ShapeError
+from probe_sae.store import layout
 from probe_sae.store.reader import Store
 
 BLOCK_ROWS = 2048
-BUFFER_BYTES = 1 << 30
+BUFFER_BYTES = 1 << 29
+"""Of a buffer of rows as they are on disk; two of them are in use."""
+READERS = 2
+"""Threads that read."""
+CACHED_ROWS = 512
+"""Rows that are gathered and converted at a time: few enough to stay in the processor's cache."""
+KEPT_BATCHES = 4
+"""Batches whose memory is kept for others."""
+
+
+class _Fill(NamedTuple):
+    """What one filling of the buffer holds."""
+
+    left: NDArray[np.int64]
+    """Rows that the fill before has left, by their number in the store."""
+    blocks: NDArray[np.int64]
+    """Blocks to read."""
+    order: NDArray[np.int64]
+    """Places among `left` and the blocks' rows, in the order in which they are given out."""
+    given: int
+    """How many of them this fill gives out; the others are left to the next."""
+
+
+class _Batches:
+    """Memory of batches, used again once nobody holds a batch or a part of one any more.
+
+    Fresh pages for every batch cost six times what the rows in it cost.
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        self._shape = rows, width
+        self._kept: list[NDArray[np.float32]] = []
+        self._taken = torch.empty(0)
+
+    def float32(self, rows: Tensor, wanted: Tensor) -> Tensor:
+        """Return the wanted rows, [wanted, width] float32."""
+        batch = torch.from_numpy(self._free()[: len(wanted)])
+        for part, into in zip(wanted.split(CACHED_ROWS), batch.split(CACHED_ROWS), strict=True):
+            if self._taken.dtype != rows.dtype or len(self._taken) != len(part):
+                self._taken = rows.new_empty(len(part), rows.shape[1])
+            into.copy_(torch.index_select(rows, 0, part, out=self._taken))
+        return batch
+
+    def _free(self) -> NDArray[np.float32]:
+        """Return an array that only this object refers to; a tensor made of it refers to it."""
+        for i in range(len(self._kept)):
+            if sys.getrefcount(self._kept[i]) == 2:  # the list and the call
+                return self._kept[i]
+        fresh = np.empty(self._shape, np.float32)
+        if len(self._kept) < KEPT_BATCHES:
+            self._kept.append(fresh)
+        return fresh
 
 
 class StoreStream:
@@ -31,36 +87,67 @@ class StoreStream:
             SettingsError: no row is left.
         """
         self.store, self.site, self.seed = store, site, seed
-        self.width = store.site(site).width
+        info = store.site(site)
+        self.width, self._dtype = info.width, info.dtype
         self._keep = None if contexts is None else contexts[store.context_of_row]
         self.rows = store.rows if self._keep is None else int(self._keep.sum())
         if not self.rows:
             raise SettingsError(f"no rows of {store.folder} are left to read; record more.")
 
-    def epoch(self, number: int, batch: int) -> Iterator[Tensor]:
-        """Yield [batch, width] float32: each row once, in an order drawn from seed and `number`."""
-        generator = np.random.default_rng([self.seed, number])
-        blocks = generator.permutation(-(-self.store.rows // BLOCK_ROWS))
-        limit = max(batch, BUFFER_BYTES // (self.width * 4))
-        left = torch.empty(0, self.width)
-        pending: list[Tensor] = []
-        for i, block in enumerate(blocks):
-            pending.append(self._block(int(block)))
-            if sum(map(len, pending)) + len(left) < limit and i + 1 < len(blocks):
-                continue
-            rows = torch.cat([left, *pending])
-            rows = rows[torch.from_numpy(generator.permutation(len(rows)))]
-            pending.clear()
-            last = i + 1 == len(blocks)
-            whole = len(rows) if last else len(rows) // batch * batch
-            yield from rows[:whole].split(batch)
-            left = rows[whole:].clone()
+    def epoch(self, number: int, batch: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield [batch, width] float32: each row once, in an order drawn from seed and `number`.
+
+        Args:
+            number: which epoch.
+            batch: rows of a batch; the last may be shorter.
+            start: batches to leave out, as an earlier run has seen them; nothing of them is read.
+        """
+        fills: list[tuple[_Fill, int]] = []
+        for fill in self._fills(number, batch):
+            count = -(-fill.given // batch)
+            if fills or start < count:
+                fills.append((fill, start))
+            start = max(0, start - count)
+        if not fills:
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            buffers = [self._buffer(fills), self._buffer(fills[1:])]
+            batches = _Batches(min(batch, self.rows), self.width)
+            ahead = self._begin(fills[0][0], None, buffers[0], pool)
+            for i, (fill, skip) in enumerate(fills):
+                assert ahead is not None
+                buffer, reading = ahead
+                for part in reading:
+                    part.result()
+                rows = layout.from_disk(buffer, self._dtype)
+                order = torch.from_numpy(fill.order)
+                if i + 1 < len(fills):
+                    left = rows.index_select(0, order[fill.given :])
+                    ahead = self._begin(fills[i + 1][0], left, buffers[(i + 1) % 2], pool)
+                for begin in range(skip * batch, fill.given, batch):
+                    wanted = order[begin : min(begin + batch, fill.given)]
+                    yield batches.float32(rows, wanted)
+
+    def companions(self, batch: int, context_rows: float) -> float:
+        """Return how many times more rows of its own context a batch's row meets than by chance.
+
+        1 is a perfect shuffle. About (rows of the store) / (rows in the buffer), as long as a
+        context lies in one block.
+
+        Args:
+            batch: rows of a batch.
+            context_rows: rows of a context, on average.
+        """
+        buffered = min(self.rows, max(batch, self._capacity))
+        chance = (context_rows - 1) * (batch - 1) / max(1, self.rows - 1)
+        here = (context_rows - 1) * (batch - 1) / max(1, buffered - 1)
+        return here / chance if chance else 1.0
 
     def sample(self, count: int) -> Tensor:
         """Return up to `count` rows from blocks spread over the store, [rows, width] float32."""
         generator = np.random.default_rng([self.seed, 1 << 32])
         parts: list[Tensor] = []
-        for block in generator.permutation(-(-self.store.rows // BLOCK_ROWS)):
+        for block in generator.permutation(self._blocks):
             parts.append(self._block(int(block)))
             if sum(map(len, parts)) >= 4 * count:
                 break
@@ -74,9 +161,77 @@ class StoreStream:
             if len(rows):
                 yield rows
 
-    def _block(self, block: int) -> Tensor:
+    @property
+    def _blocks(self) -> int:
+        return -(-self.store.rows // BLOCK_ROWS)
+
+    @property
+    def _capacity(self) -> int:
+        """Rows that a buffer holds."""
+        return BUFFER_BYTES // (self.width * layout.DTYPES[self._dtype][1].itemsize)
+
+    def _fills(self, number: int, batch: int) -> Iterator[_Fill]:
+        """Yield what the buffer holds, one filling after the other; nothing is read."""
+        generator = np.random.default_rng([self.seed, number])
+        blocks = generator.permutation(self._blocks)
+        a_fill = max(1, -(-max(batch, self._capacity) // BLOCK_ROWS))
+        left = np.zeros(0, np.int64)
+        for first in range(0, len(blocks), a_fill):
+            mine = blocks[first : first + a_fill]
+            is_last = first + a_fill >= len(blocks)
+            rows = np.concatenate([left, *(self._rows_of(int(block)) for block in mine)])
+            places = np.concatenate([np.arange(len(left)), self._places(len(left), mine)])
+            order = generator.permutation(len(rows))
+            given = len(rows) if is_last else len(rows) // batch * batch
+            yield _Fill(left, mine, places[order], given)
+            left = rows[order[given:]]
+
+    def _rows_of(self, block: int) -> NDArray[np.int64]:
+        """Return the rows of a block that are streamed, by their number in the store."""
+        start, stop = self._bounds(block)
+        if self._keep is None:
+            return np.arange(start, stop)
+        return start + np.flatnonzero(self._keep[start:stop])
+
+    def _places(self, before: int, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where in the buffer the streamed rows of blocks lie, after `before` others."""
+        parts: list[NDArray[np.int64]] = []
+        for block in blocks:
+            start, stop = self._bounds(int(block))
+            parts.append(before + self._rows_of(int(block)) - start)
+            before += stop - start
+        return np.concatenate(parts)
+
+    def _buffer(self, fills: list[tuple[_Fill, int]]) -> NDArray[Any]:
+        """Return memory for the largest of some fills; reused, since fresh pages cost a copy."""
+        size = max((len(f.left) + len(f.blocks) * BLOCK_ROWS for f, _ in fills), default=0)
+        return np.empty((size, self.width), layout.DTYPES[self._dtype][1])
+
+    def _begin(
+        self, fill: _Fill, left: Tensor | None, buffer: NDArray[Any], pool: ThreadPoolExecutor
+    ) -> tuple[NDArray[Any], list[Future[None]]]:
+        """Begin to fill a buffer; return it with what must be waited for."""
+        bounds = [self._bounds(int(block)) for block in fill.blocks]
+        reading: list[Future[None]] = []
+        if left is not None:
+            buffer[: len(left)] = layout.to_disk(left, self._dtype)
+        else:  # the epoch begins here: what the fill before would have left
+            for i, row in enumerate(fill.left):
+                part = buffer[i : i + 1]
+                reading.append(pool.submit(self.store.read_into, self.site, int(row), part))
+        place = len(fill.left)
+        for start, stop in bounds:
+            part = buffer[place : place + stop - start]
+            reading.append(pool.submit(self.store.read_into, self.site, start, part))
+            place += stop - start
+        return buffer, reading
+
+    def _bounds(self, block: int) -> tuple[int, int]:
         start = block * BLOCK_ROWS
-        return self._range(start, min(start + BLOCK_ROWS, self.store.rows))
+        return start, min(start + BLOCK_ROWS, self.store.rows)
+
+    def _block(self, block: int) -> Tensor:
+        return self._range(*self._bounds(block))
 
     def _range(self, start: int, stop: int) -> Tensor:
         rows = self.store.read(self.site, start, stop)
@@ -97,11 +252,17 @@ class TensorStream:
         self._data, self.seed = rows, seed
         self.rows, self.width = rows.shape
 
-    def epoch(self, number: int, batch: int) -> Iterator[Tensor]:
-        """Yield [batch, width] float32: each row once, in an order drawn from seed and `number`."""
+    def epoch(self, number: int, batch: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield [batch, width] float32: each row once, in an order drawn from seed and `number`.
+
+        Args:
+            number: which epoch.
+            batch: rows of a batch; the last may be shorter.
+            start: batches to leave out, as an earlier run has seen them.
+        """
         order = np.random.default_rng([self.seed, number]).permutation(self.rows)
-        for start in range(0, self.rows, batch):
-            yield self._data[torch.from_numpy(order[start : start + batch])].float()
+        for begin in range(start * batch, self.rows, batch):
+            yield self._data[torch.from_numpy(order[begin : begin + batch])].float()
 
     def sample(self, count: int) -> Tensor:
         """Return up to `count` rows drawn without repeats, [rows, width] float32."""

@@ -28,6 +28,53 @@ def test_an_epoch_reads_each_row_once(store: Store, batch: int) -> None:
     assert all(len(rows) == batch for rows in batches[:-1])
 
 
+@pytest.mark.parametrize("batch", [1, 7, 64, 500])
+@pytest.mark.parametrize("half", [False, True])
+def test_an_epoch_can_begin_at_any_batch(store: Store, batch: int, half: bool) -> None:
+    held = held_out_contexts(store.contexts, 0.5, seed=1) if half else None
+    stream = StoreStream(store, "site", 3, held)
+    whole = list(stream.epoch(2, batch))
+
+    for start in {0, 1, len(whole) // 2, len(whole) - 1, len(whole)}:
+        rest = list(stream.epoch(2, batch, start))
+        assert len(rest) == max(0, len(whole) - start)
+        assert all(map(torch.equal, rest, whole[start:]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_batches_hold_the_rows_as_they_are_on_disk(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    monkeypatch.setattr(stream, "BLOCK_ROWS", 16)
+    store = make_store([50, 70], dtype=dtype)
+
+    batches = list(StoreStream(store, "site", seed=3).epoch(0, 50))
+
+    assert _sorted(torch.cat(batches)) == _sorted(store.read("site", 0, 120))
+
+
+def test_a_batch_or_a_part_of_one_that_is_kept_stays_as_it_is(store: Store) -> None:
+    """Memory of batches is used again, but only where nobody looks at it any more."""
+    kept: list[torch.Tensor] = []
+    copies: list[torch.Tensor] = []
+    addresses: set[int] = set()
+    for i, rows in enumerate(StoreStream(store, "site", seed=3).epoch(0, 8)):
+        addresses.add(rows.data_ptr())
+        if i % 3 == 0:
+            kept.append(rows[2:5].T)
+            copies.append(kept[-1].clone())
+
+    assert all(map(torch.equal, kept, copies))
+    assert len(addresses) < 25
+
+
+def test_an_epoch_that_is_left_early_stops_reading(store: Store) -> None:
+    batches = StoreStream(store, "site", seed=3).epoch(0, 8)
+
+    assert len(next(batches)) == 8
+    batches.close()  # type: ignore[attr-defined]
+
+
 def test_epochs_and_seeds_have_orders_of_their_own(store: Store) -> None:
     def order(seed: int, epoch: int) -> torch.Tensor:
         return torch.cat(list(StoreStream(store, "site", seed).epoch(epoch, 32)))
