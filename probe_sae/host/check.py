@@ -277,7 +277,7 @@ def _check_raw(host: Host, inputs: dict[str, Tensor], proof: Proof) -> Proof:
 
         handles.append(module.register_forward_hook(after))
     try:
-        host(inputs)
+        host.run(inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -13,13 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from probe_sae.errors import EnvironmentProblem
+from probe_sae.errors import EnvironmentProblem, ShapeError
 from probe_sae.host.hook_map import HookMap
 from probe_sae.host.hooks import StopForward
 from probe_sae.host.resolve import Mapped, resolve
 from probe_sae.host.sites import Site, find_sites, raw_sites
 from probe_sae.progress import say
 
+_UNFIT = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+)
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -72,6 +82,21 @@ class Host:
                 return self.entry(**given, **self._positions(given))
             except StopForward:
                 return None
+
+    def run(self, inputs: Mapping[str, Any]) -> Any:
+        """Call the host; what it raises on inputs that do not fit it becomes one clear error.
+
+        Raises:
+            ShapeError: the model does not run on such inputs.
+        """
+        try:
+            return self(inputs)
+        except _UNFIT as problem:
+            given = ", ".join(f"{k} {list(getattr(v, 'shape', []))}" for k, v in inputs.items())
+            first = (str(problem).strip().splitlines() or [""])[0]
+            raise ShapeError(
+                f"{self.name} does not run on {given}: {type(problem).__name__}: {first}"
+            ) from problem
 
     def generate(self, *inputs: Any, **named: Any) -> Any:
         """Return what the model's own `generate` returns: token ids, [batch, tokens]."""

@@ -74,7 +74,7 @@ class Run:
         self.batch = len(next(iter(inputs.values())))
         if getattr(host.config, "model_type", None):
             self.inputs["output_hidden_states"] = True
-        self.plain = host(self.inputs)
+        self.plain = host.run(self.inputs)
         extra = [site for identity in host.mapped.identities for site in terms_of(identity)]
         self.wanted = {site.name: site for site in [*host.sites.values(), *extra]}
         self.seen: dict[str, Tensor] = {}

@@ -74,12 +74,18 @@ def capture(
     Raises:
         SiteNotFound: a site's name stands for nothing.
         DatasetError: the recipe does not fit the host, cannot be read, or is empty.
+        ShapeError: the host does not run on these inputs, or the sites have no common rows.
         StoreError: a value does not fit the dtype, the disk is full, or the unfinished recording
             is another one.
         OutputExists: `out` is there already.
     """
     settings = settings or CaptureSettings()
     found = host.find_sites(sites)
+    for site in found:
+        if site.kind not in ("", recipe.kind):
+            raise DatasetError(
+                f"{site.name} sees {site.kind}s, but dataset {recipe.name} holds {recipe.kind}s."
+            )
     host = host.only(found, recipe.kind)
     if resume and Path(out).exists():
         say(f"{out} is finished already; nothing to do.")
@@ -109,7 +115,7 @@ def _record(
                 if writer is not None and batch.contexts[-1].index < writer.contexts:
                     continue
                 gatherer.expect(batch)
-                host(batch.inputs)
+                host.run(batch.inputs)
                 watch.check_fired_once()
                 rows = gatherer.rows()
                 if writer is None:

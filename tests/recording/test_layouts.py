@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from probe_sae.errors import SettingsError, ShapeError
+from probe_sae.errors import DatasetError, SettingsError, ShapeError
 from probe_sae.host import Host, hook_maps, load_host, tap
 from probe_sae.host.layouts import as_rows, from_rows
 from probe_sae.host.tiny import tiny_host
@@ -221,6 +221,24 @@ def test_flat_sites_leave_padding_out_too(tmp_path: Path, code_lm: Host) -> None
 
     parts = [store.read(site, 0, store.rows) for site in sites]
     torch.testing.assert_close(parts[0] + parts[1], parts[2])
+
+
+def test_a_site_of_the_other_tower_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    host = tiny("clip")
+    side = host.config.vision_config.image_size
+
+    with pytest.raises(DatasetError, match="sees texts, but dataset noise holds images"):
+        capture(host, pictures(side, side), "text.blocks.0.resid_post", tmp_path / "store", FULL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_that_the_host_does_not_take_are_one_clear_error(tmp_path: Path) -> None:
+    host = load_host(nn.Sequential(nn.Linear(7, 2)))
+
+    with pytest.raises(
+        ShapeError, match=r"does not run on input \[2, 3, 8, 8\]: RuntimeError: mat1"
+    ):
+        capture(host, pictures(8, 8), "path:0@out", tmp_path / "store", FULL)
 
 
 def test_windows_are_not_rows(tmp_path: Path) -> None:
