@@ -235,9 +235,7 @@ def test_a_site_of_the_other_tower_is_refused_before_anything_runs(tmp_path: Pat
 def test_inputs_that_the_host_does_not_take_are_one_clear_error(tmp_path: Path) -> None:
     host = load_host(nn.Sequential(nn.Linear(7, 2)))
 
-    with pytest.raises(
-        ShapeError, match=r"does not run on input \[2, 3, 8, 8\]: RuntimeError: mat1"
-    ):
+    with pytest.raises(ShapeError, match=r"does not run on input \[2, 3, 8, 8\]: RuntimeError: "):
         capture(host, pictures(8, 8), "path:0@out", tmp_path / "store", FULL)
 
 
