@@ -92,6 +92,8 @@ def _check_maps(families: list[str], *, markdown: bool, as_json: bool) -> None:
         for p in proven
     ]
     for p in proven:
+        if not p.proofs:
+            lines.append(f"    {p.hook_map.family} brings no [[tiny]] model to be proven on.")
         for proof in p.proofs:
             lines += [f"    {f.about}: {f.detail}" for f in proof.findings if not f.holds]
     summary = {

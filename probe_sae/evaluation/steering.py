@@ -1,5 +1,6 @@
 """What a language model writes when a feature is added to it, clamped or taken out."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,10 @@ def steer(
         raise SettingsError(f"mode is {mode!r}; expected {', '.join(MODES)}.")
     if not 0 <= feature < sae.features:
         raise SettingsError(f"no feature {feature}; the dictionary has 0 to {sae.features - 1}.")
-    if tokens < 1 or temperature < 0:
-        raise SettingsError("expected at least 1 token and a temperature of 0 or more.")
+    if tokens < 1 or not 0 <= temperature < math.inf or not math.isfinite(scale):
+        raise SettingsError(
+            "expected at least 1 token, a temperature of 0 or more, a finite scale."
+        )
     if host.tokenizer is None or not hasattr(host.model, "generate"):
         raise SettingsError(f"{host.name} writes no text: steering needs a causal language model.")
     where = site or sae.provenance.get("site")
@@ -104,6 +107,12 @@ def _written(host: Host, prompt: str, tokens: int, temperature: float, seed: int
     ids = [*frame.before, *host.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
     if not ids:
         raise SettingsError("the prompt is empty, and the tokenizer has no token to begin with.")
+    longest = getattr(host.config, "max_position_embeddings", None)
+    if isinstance(longest, int) and len(ids) + tokens > longest:
+        raise SettingsError(
+            f"{len(ids)} tokens of prompt and {tokens} to write are more than the {longest} that "
+            f"{host.name} can read."
+        )
     batch = torch.tensor([ids], device=host.device)
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:

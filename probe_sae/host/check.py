@@ -76,7 +76,7 @@ def _site_proof(host: Host, site: Site, run: Run, findings: list[Finding]) -> Si
         elif tensor.ndim != 4 or not _sums_to_one(tensor):
             detail = f"{tuple(tensor.shape)} is no attention pattern: its rows do not sum to 1."
             findings.append(Finding(site.name, False, detail=detail))
-        if site.heads is not None and width is not None and width % site.heads:
+        if site.heads is not None and width and (site.heads < 1 or width % site.heads):
             detail = f"{site.heads} heads do not share a row of {width}."
             findings.append(Finding(site.name, False, detail=detail))
     except ProbeSaeError as problem:
@@ -200,7 +200,8 @@ def _heads(host: Host, run: Run) -> list[Finding]:
             continue
         module: Any = host.model.get_submodule(site.path)
         z = run.seen[site.name]
-        if z.shape[-1] % site.heads or getattr(module, "weight", None) is None:
+        fits = site.heads > 0 and z.shape[-1] % site.heads == 0 and site.io == "in"
+        if not fits or getattr(module, "weight", None) is None:
             wrong.append(f"{site.name}: {site.path} is no projection of {site.heads} heads")
             continue
         with torch.no_grad():
@@ -235,7 +236,9 @@ def _special(host: Host, run: Run) -> list[Finding]:
     noise = torch.Generator().manual_seed(1)
     for tower in host.mapped.towers:
         site = host.sites.get(f"{tower.name}.embed" if tower.name else "embed")
-        if tower.kind != "image" or site is None or run.seen[site.name].ndim != 3:
+        if tower.kind != "image" or site is None or site.name not in run.seen:
+            continue
+        if run.seen[site.name].ndim != 3:
             continue
         images = {
             name: torch.randn(x.shape, generator=noise).to(x) if getattr(x, "ndim", 0) == 4 else x

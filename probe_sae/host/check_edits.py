@@ -41,7 +41,7 @@ def edits_reach(host: Host, run: Run) -> list[Finding]:
     The identities that the site is a part of hold with its new value.
     """
     compared, wrong = 0, list[str]()
-    for site in _first_and_last(host):
+    for site in _first_and_last(host, run):
         about = [i for i in host.mapped.identities if site.name in {term.name for term in i.left}]
         seen: dict[str, Tensor] = {}
 
@@ -76,13 +76,15 @@ _POINTWISE = ("mlp_post", "mlp_out")
 def positions_mix(host: Host, run: Run) -> list[Finding]:
     """Attention carries one position's change to others, an MLP does not: each is what it says."""
     compared, wrong = 0, list[str]()
-    for pre in _first_and_last(host):
+    for pre in _first_and_last(host, run):
         block, _, last = pre.name.rpartition(".")
         if last != "resid_pre" or run.seen[pre.name].ndim != 3:
             continue
         middle = host.sites.get(f"{block}.resid_mid", pre)
         for start, names, mixes in ((pre, _MIXING, True), (middle, _POINTWISE, False)):
-            sites = [host.sites[n] for name in names if (n := f"{block}.{name}") in host.sites]
+            sites = [host.sites[n] for name in names if (n := f"{block}.{name}") in run.seen]
+            if start.name not in run.seen:
+                continue
             changed = _changed_positions(host, run, start, sites)
             for site in sites:
                 if site.layout == "windows":
@@ -140,11 +142,11 @@ def _moved(rows: Tensor) -> Tensor:
     return rows * 1.5 + 0.25
 
 
-def _first_and_last(host: Host) -> list[Site]:
+def _first_and_last(host: Host, run: Run) -> list[Site]:
     """Return the sites of the first and the last block of each kind, and those without blocks."""
     groups: dict[str, list[Site]] = {}
     for site in host.sites.values():
-        if site.layout != "pattern":
+        if site.layout != "pattern" and site.name in run.seen:
             key = "".join("#" if char.isdigit() else char for char in site.name)
             groups.setdefault(key, []).append(site)
     return [site for group in groups.values() for site in dict.fromkeys((group[0], group[-1]))]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_FACTOR = re.compile(r"(\d+)(?:\^([a-z]))?|([A-Za-z_][\w.]*)(?:\[([a-z])\])?")
+_FACTOR = re.compile(r"([0-9]{1,9})(?:\^([a-z]))?|([A-Za-z_][\w.]*)(?:\[([a-z])\])?")
 
 
 def config_number(formula: str, config: Any, counters: Mapping[str, int]) -> int | None:
@@ -63,10 +63,13 @@ def _factor(text: str, config: Any, counters: Mapping[str, int]) -> int | None:
         return None
     number, power, name, index = match.groups()
     if number is not None:
-        return int(number) ** (counters[power] if power else 1)
+        exponent = counters.get(power, 99) if power else 1
+        return int(number) ** exponent if exponent < 32 else None
     value = config_entry(config, name)
     if index is not None:
-        value = value[counters[index]] if isinstance(value, (list, tuple)) else None
+        place = counters.get(index, -1)
+        is_there = isinstance(value, (list, tuple)) and 0 <= place < len(value)
+        value = value[place] if is_there else None
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

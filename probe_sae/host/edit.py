@@ -63,13 +63,17 @@ def edit(host: Host, sites: str | Iterable[str], change: Edit | Codec) -> Genera
 
     def see(at: Site, tensor: Tensor) -> Tensor:
         layout = layout_of(at, host.model.get_submodule(at.path), tensor)
-        rows = as_rows(tensor, layout)
-        new = (change.laid_out(layout) if isinstance(change, Patch) else alter)(rows)
+        rows = as_rows(tensor, layout).clone()  # a change that writes into it writes into a copy
+        new: Any = (change.laid_out(layout) if isinstance(change, Patch) else alter)(rows)
+        if not isinstance(new, Tensor):
+            raise ShapeError(
+                f"the edit of {at.name} returned {type(new).__name__}; expected a tensor."
+            )
         if new.shape != rows.shape:
             raise ShapeError(
                 f"the edit of {at.name} turned {tuple(rows.shape)} into {tuple(new.shape)}."
             )
-        return tensor if new is rows else from_rows(new, layout, tensor).to(tensor.dtype)
+        return from_rows(new, layout, tensor).to(tensor.dtype)
 
     watch = SiteWatch(host, found, see, stop=False)
     with watch.attached():
@@ -118,8 +122,8 @@ def Ablate(sae: Codec, features: int | Iterable[int]) -> Splice:  # noqa: N802
     Raises:
         SettingsError: when it runs, if the dictionary has no such feature.
     """
-    wanted = [features] if isinstance(features, int) else list(features)
-    return Splice(sae, _SetCodes(tuple(wanted), 0.0), keep_error=True)
+    wanted = list(features) if isinstance(features, Iterable) else [features]
+    return Splice(sae, _SetCodes(tuple(map(int, wanted)), 0.0), keep_error=True)
 
 
 def Clamp(sae: Codec, feature: int, value: float) -> Splice:  # noqa: N802
@@ -128,7 +132,7 @@ def Clamp(sae: Codec, feature: int, value: float) -> Splice:  # noqa: N802
     Raises:
         SettingsError: when it runs, if the dictionary has no such feature.
     """
-    return Splice(sae, _SetCodes((feature,), value), keep_error=True)
+    return Splice(sae, _SetCodes((int(feature),), float(value)), keep_error=True)
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class Steer:
         codes = torch.zeros_like(self.sae.encode(rows.flatten(0, -2)[:1].to(_home(self.sae, rows))))
         _check_feature(self.feature, codes.shape[-1])
         nothing = self.sae.decode(codes)
-        codes[:, self.feature] = self.scale
+        codes[:, int(self.feature)] = float(self.scale)
         return (self.sae.decode(codes) - nothing)[0].to(rows.device)
 
 

@@ -54,6 +54,8 @@ class IdentityRule:
 
     holds: str
     when: Mapping[str, Any]
+    optional: bool
+    """Some models of the family rightly have not the modules that it is about."""
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def read_hook_map(text: str, name: str) -> HookMap:
     """
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
+    except (ValueError, RecursionError) as problem:
         raise FormatError(f"hook map {name}: {problem}") from problem
     reader = _Reader(name)
     reader.known(raw, _KEYS, "")
@@ -113,6 +113,8 @@ def read_hook_map(text: str, name: str) -> HookMap:
         for key, rules in reader.table(raw, "paths").items()
     }
     towers = [reader.tower("", raw)] if "sites" in raw else []
+    for key, own in reader.table(raw, "towers").items():
+        reader.known(own, _TOWER_KEYS, f"tower {key}")
     towers += [
         reader.tower(key, {k: raw[k] for k in _TOWER_KEYS & raw.keys() - {"sites"}} | own)
         for key, own in reader.table(raw, "towers").items()
@@ -166,6 +168,11 @@ class _Reader:
             self.fail(f"{what} is {value!r}; expected one of {', '.join(known)}.")
         return str(value)
 
+    def placeholders(self, text: str, where: str) -> None:
+        for name in re.findall(r"\{([^{}]*)\}", text):
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                self.fail(f"{where}: {{{name}}} is no placeholder; expected {{i}} or {{block}}.")
+
     def formula(self, value: Any, what: str) -> str:
         text = str(value)
         if text and not is_formula(text):
@@ -178,6 +185,7 @@ class _Reader:
         self.known(rule, {"at", "class"}, f"path {key}")
         if not isinstance(rule.get("at"), str):
             self.fail(f"path {key} needs at = module path.")
+        self.placeholders(rule["at"], f"path {key}")
         return PathRule(rule["at"], self.texts(rule, "class"))
 
     def tower(self, name: str, raw: Mapping[str, Any]) -> Tower:
@@ -185,6 +193,11 @@ class _Reader:
         if name:
             self.known(raw, _TOWER_KEYS, f"tower {name}")
         kind = self.one_of(raw.get("kind"), KINDS, f"{where}kind")
+        for site in self.table(raw, "sites"):
+            if not re.fullmatch(r"[A-Za-z0-9_{}]+(\.[A-Za-z0-9_{}]+)*", site):
+                self.fail(f"{where}site {site!r}; expected names joined by dots.")
+        if not raw.get("sites"):
+            self.fail(f"{where}lacks sites.")
         sites = {
             site: tuple(
                 alternative
@@ -204,10 +217,14 @@ class _Reader:
         self.known(rule, _SITE_KEYS, where)
         io = self.one_of(rule.get("io"), ("in", "out"), f"{where}: io")
         candidates = self.texts(rule, "at")
+        for text in (*candidates, where):
+            self.placeholders(text, where)
+        if not isinstance(rule.get("in_place", False), bool):
+            self.fail(f"{where}: in_place is {rule['in_place']!r}; expected true or false.")
         if not candidates and rule.get("at") != "":
             self.fail(f"{where} needs at = module path.")
         call, select = rule.get("call"), rule.get("select")
-        if call is not None and not isinstance(call, int):
+        if call is not None and (not isinstance(call, int) or call < 0):
             self.fail(f"{where}: call is {call!r}; expected a number, 0 the first.")
         if select is not None and not isinstance(select, (int, str)):
             self.fail(f"{where}: select is {select!r}; expected a number or a name.")
@@ -240,14 +257,15 @@ class _Reader:
     def identity(self, rule: Any) -> IdentityRule:
         if isinstance(rule, str):
             rule = {"holds": rule}
-        self.known(rule, {"holds", "when"}, "identity")
+        self.known(rule, {"holds", "when", "optional"}, "identity")
         holds = self.text(rule, "holds")
         if not re.search(r"\S == \S", holds):
             self.fail(f"identity {holds!r} has no ' == '.")
-        return IdentityRule(holds, self.table(rule, "when"))
+        return IdentityRule(holds, self.table(rule, "when"), bool(rule.get("optional", False)))
 
     def states(self, raw: Mapping[str, Any]) -> tuple[StatesRule, ...]:
-        value = raw.get("hidden_states", "blocks.{i}.resid_pre")
+        usual = "blocks.{i}.resid_pre"
+        value = raw.get("hidden_states", usual if usual in raw.get("sites", {}) else False)
         if value is False:
             return ()
         rules: list[StatesRule] = []
@@ -263,5 +281,10 @@ class _Reader:
         model = self.text(entry, "model")
         if model.partition(":")[0] not in ("transformers", "torchvision"):
             self.fail(f"tiny model {model!r}; expected transformers:CLASS or torchvision:NAME.")
+        for key, shape in self.table(entry, "inputs").items():
+            if not isinstance(shape, list) or not all(isinstance(x, int) for x in shape):
+                self.fail(
+                    f"tiny input {key} is {shape!r}; expected a shape, such as [2, 3, 32, 32]."
+                )
         inputs = {key: tuple(shape) for key, shape in self.table(entry, "inputs").items()}
         return TinyModel(model, self.table(entry, "config"), inputs)

@@ -59,6 +59,8 @@ class Host:
         self.name, self.tokenizer, self.processor = name, tokenizer, processor
         self.hook_map = hook_map
         self.config: Any = getattr(self.model, "config", None)
+        self.is_called = False
+        """Whether a call of the host is under way, which a tap may stop early."""
         self.entry = self.model
         """The module that a call runs: the model, or one tower of it (see `only`)."""
         self.mapped = resolve(self.model, self.config, hook_map) if hook_map else Mapped()
@@ -75,6 +77,7 @@ class Host:
         padding, where the model takes position ids.
         """
         with torch.no_grad():
+            self.is_called = True
             try:
                 if isinstance(inputs, Tensor):
                     return self.entry(inputs, **named)
@@ -82,6 +85,8 @@ class Host:
                 return self.entry(**given, **self._positions(given))
             except StopForward:
                 return None
+            finally:
+                self.is_called = False
 
     def run(self, inputs: Mapping[str, Any]) -> Any:
         """Call the host; what it raises on inputs that do not fit it becomes one clear error.
@@ -130,6 +135,14 @@ class Host:
     def first_input(self) -> str:
         """Return the name of the model's first argument."""
         return next(iter(inspect.signature(self.entry.forward).parameters), "x")
+
+    @cached_property
+    def position_offset(self) -> int:
+        """Positions that the model leaves out: RoBERTa and its kin begin after the padding's."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+                return 0 if module.padding_idx is None else module.padding_idx + 1
+        return 0
 
     @property
     def device(self) -> torch.device:
@@ -208,6 +221,8 @@ class Host:
             return {}
         if given.get("position_ids") is not None or given.get("past_key_values") is not None:
             return {}
+        if self.position_offset:
+            return {}  # it counts its positions from the tokens that are no padding
         if "position_ids" not in inspect.signature(self.entry.forward).parameters:
             return {}
         return {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}

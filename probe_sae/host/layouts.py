@@ -13,6 +13,7 @@ LAYOUTS = {
     "BTD": "[batch, positions, width]: tokens or patches",
     "BCHW": "[batch, width, height, width of the image]: convolutions",
     "BHWC": "[batch, height, width of the image, width]: channels last",
+    "BCT": "[batch, width, positions]: one-dimensional convolutions",
     "BD": "[batch, width]: one row an input",
     "flat": "[batch x positions, width]",
     "windows": "[batch x windows, positions of a window, width]: local attention",
@@ -20,7 +21,16 @@ LAYOUTS = {
     "auto": "told from the module and the shape when it runs",
 }
 """Name -> what the axes are."""
-_DIMENSIONS = {"BTD": 3, "BCHW": 4, "BHWC": 4, "BD": 2, "flat": 2, "windows": 3, "pattern": 4}
+_DIMENSIONS = {
+    "BTD": 3,
+    "BCHW": 4,
+    "BHWC": 4,
+    "BCT": 3,
+    "BD": 2,
+    "flat": 2,
+    "windows": 3,
+    "pattern": 4,
+}
 
 _CHANNELS_FIRST = (
     nn.Conv2d,
@@ -32,6 +42,15 @@ _CHANNELS_FIRST = (
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
+)
+_SEQUENCES = (
+    nn.Conv1d,
+    nn.ConvTranspose1d,
+    nn.BatchNorm1d,
+    nn.MaxPool1d,
+    nn.AvgPool1d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool1d,
 )
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
 
@@ -55,6 +74,8 @@ def layout_of(
         raise ShapeError(f"{site.name} holds attention weights, which are no rows; only tap it.")
     if site.layout != "auto":
         return site.layout
+    if tensor.ndim == 3 and isinstance(module, _SEQUENCES):
+        return "BCT"
     if tensor.ndim in (2, 3):
         return {2: "BD", 3: "BTD"}[tensor.ndim]
     if tensor.ndim == 4:
@@ -105,6 +126,8 @@ def as_rows(tensor: Tensor, layout: str, batch: int | None = None) -> Tensor:
         return tensor.flatten(2).transpose(1, 2)
     if layout == "BHWC":
         return tensor.flatten(1, 2)
+    if layout == "BCT":
+        return tensor.transpose(1, 2)
     if layout == "BD":
         return tensor.unsqueeze(1)
     if layout == "flat":
@@ -117,7 +140,7 @@ def as_rows(tensor: Tensor, layout: str, batch: int | None = None) -> Tensor:
 
 def from_rows(rows: Tensor, layout: str, like: Tensor) -> Tensor:
     """Return what `as_rows` took apart: rows, [batch, positions, width], in the shape of `like`."""
-    if layout == "BCHW":
+    if layout in ("BCHW", "BCT"):
         return rows.transpose(1, 2).reshape(like.shape)
     return rows.reshape(like.shape)
 

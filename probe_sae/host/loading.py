@@ -127,13 +127,15 @@ def _from_hugging_face(where: str, name: str, wanted: _Wanted) -> Host:
             **({"device_map": wanted.device_map} if wanted.device_map is not None else {}),
             **options,
         )
-    except _UNREADABLE as problem:
+    except Exception as problem:  # whatever a library makes of a damaged folder
         raise HostNotFound(_not_found(name, problem)) from problem
     if lacking := sorted(info["missing_keys"]):
         raise HostNotFound(
             f"{name}: its file has no weights for {', '.join(lacking[:3])}"
             f"{' and others' if len(lacking) > 3 else ''}; they would be random."
         )
+    if unused := sorted(info["unexpected_keys"]):
+        say(f"{name}: {len(unused)} weights of its file are not used, such as {unused[0]}.")
     hook_map = hook_map_for(model, config)
     if hook_map is not None:
         kinds = hook_map.kinds
@@ -150,7 +152,7 @@ def _from_hugging_face(where: str, name: str, wanted: _Wanted) -> Host:
 def _model_class(library: Any, config: Any) -> Any:
     """Return the class that the checkpoint was saved from, or the plain model of its family."""
     for architecture in config.architectures or []:
-        cls = getattr(library, architecture, None)
+        cls = getattr(library, str(architecture), None)
         if isinstance(cls, type) and issubclass(cls, library.PreTrainedModel):
             return cls
     return library.AutoModel

@@ -1,7 +1,7 @@
 """Find the sites of a hook map in a model: candidate paths, conditions, blocks counted."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -112,7 +112,7 @@ class _Resolver:
         self.mapped.sites |= {site.name: site for *_, site in found}
         for rule in self.tower.identities:
             if _holds(rule.when, self.config):
-                self.mapped.identities += self._identities(rule)
+                self._identities(rule)
         self._chain()
         self._states()
 
@@ -172,8 +172,12 @@ class _Resolver:
             rule.in_place,
         )
 
-    def _identities(self, rule: IdentityRule) -> Iterator[Identity]:
-        """Yield an identity for every block that has all of its sites."""
+    def _identities(self, rule: IdentityRule) -> None:
+        """Note an identity for every block that has all of its sites.
+
+        One that is nowhere, though the sites in it are there, is broken: it would prove nothing.
+        """
+        found, lacks_site = list[Identity](), False
         prefix, colon, formula = rule.holds.rpartition(": ")
         left, _, right = formula.partition(" == ")
         call = re.fullmatch(r"(relu|cat)\((.*)\)", left.strip())
@@ -182,8 +186,20 @@ class _Resolver:
         for counters in self._counted(prefix or formula):
             sites = [self._term(term, prefix if colon else "", counters) for term in terms]
             known = [site for site in sites if site is not None]
-            if len(known) == len(sites):
-                yield Identity(self.prefix + rule.holds, function, tuple(known[:-1]), known[-1])
+            lacks_site |= any(
+                site is None and not term.startswith("path:")
+                for term, site in zip(terms, sites, strict=True)
+            )
+            if len(known) < len(sites):
+                continue
+            if known[-1] in known[:-1]:
+                raise FormatError(f"hook map {self.family}: {rule.holds!r} holds of anything.")
+            found.append(Identity(self.prefix + rule.holds, function, tuple(known[:-1]), known[-1]))
+        if not found and not lacks_site and not rule.optional:
+            name = self.prefix + rule.holds
+            self.mapped.broken.add(name)
+            self.mapped.missing[name] = "it is about modules that this model has not."
+        self.mapped.identities += found
 
     def _counted(self, text: str) -> list[dict[str, int]]:
         """Return every value that the counters in `text` take in the tower's sites."""
@@ -201,12 +217,18 @@ class _Resolver:
         if term.startswith("path:"):
             path, _, io = term.removeprefix("path:").partition("@")
             io, _, call = io.partition("#")
+            if io not in ("in", "out") or (call and not call.isdecimal()):
+                raise FormatError(
+                    f"hook map {self.family}: {term!r} in an identity; expected path:MODULE@in or "
+                    "@out, with #0 for a call."
+                )
             for at, own in filled(path, self.paths, self.family):
                 if all(own.get(key, value) == value for key, value in counters.items()):
                     if at not in self.modules:
                         return None
                     which = int(call) if call else None
-                    return Site(f"path:{at}@{io}", at, io or "out", call=which)
+                    number = f"#{which}" if call else ""
+                    return Site(f"path:{at}@{io}{number}", at, io, call=which)
             return None
         full = f"{prefix}.{term}" if prefix else term
         name = numbered(full.replace("{last}", "(last)"), counters, self.family)
@@ -252,6 +274,12 @@ class _Resolver:
 
     def _states(self) -> None:
         for states in self.tower.states:
-            if set(states.equals) <= self.tower.sites.keys():
+            if unknown := set(states.equals) - self.tower.sites.keys():
+                first = sorted(unknown)[0]
+                raise FormatError(
+                    f"hook map {self.family}: hidden_states are {first!r}, which is no site of it."
+                    f"{near(first, self.tower.sites)}"
+                )
+            if states.equals:
                 found = [list(self._of_pattern(pattern).values()) for pattern in states.equals]
                 self.mapped.states.append((states.entry, [s for part in found for s in part]))

@@ -10,7 +10,7 @@ from torch import nn
 from probe_sae.errors import SiteNotFound, near
 
 _RAW = re.compile(r"path:(?P<path>[^@#]*)(?:@(?P<io>\w*))?(?:#(?P<call>\d+))?(?::(?P<layout>\w+))?")
-RAW_LAYOUTS = ("BTD", "BCHW", "BHWC", "BD", "flat")
+RAW_LAYOUTS = ("BTD", "BCHW", "BHWC", "BCT", "BD", "flat")
 """What may follow the colon of a raw site."""
 
 

@@ -39,7 +39,7 @@ def tap(host: Host, sites: str | Iterable[str], *, stop: bool = False) -> Genera
     Args:
         host: what `load_host` returned.
         sites: names, globs, braces, or raw paths (`path:layer3.1@out`).
-        stop: end each call of the host after the deepest site; it then returns None.
+        stop: end each call `host(...)` after the deepest site; it then returns None.
 
     Raises:
         SiteNotFound: before anything runs, if a name stands for nothing.
@@ -154,6 +154,6 @@ class SiteWatch:
         self.fired.append(site.name)
         self._ever.add(site.name)
         new = self._see(site, tensor)
-        if self._stop and self._deepest == site.name:
+        if self._stop and self.host.is_called and self._deepest == site.name:
             raise StopForward
         return new

@@ -60,6 +60,11 @@ def dataset_from(make: Callable[[], Iterable[Any]], *, name: str, kind: str) -> 
     """
     if kind not in ("text", "image"):
         raise DatasetError(f"dataset {name}: kind {kind!r}; expected text or image.")
+    if not callable(make):
+        raise DatasetError(
+            f"dataset {name}: {type(make).__name__} cannot be called; expected a function that "
+            "gives the inputs anew each time, such as lambda: items."
+        )
     return Recipe(name, kind, f"inputs given by {name}", {"type": "custom", "name": name}, make)
 
 

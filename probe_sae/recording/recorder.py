@@ -13,7 +13,7 @@ from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import progress, say
 from probe_sae.recording.batches import as_recorded, batches
 from probe_sae.recording.documents import class_names
-from probe_sae.recording.recipe import Recipe
+from probe_sae.recording.recipe import Recipe, load_dataset
 from probe_sae.recording.rows import TOKENS, RowGatherer, cut
 from probe_sae.store import SiteInfo, Store, StoreWriter, layout, open_store
 
@@ -49,7 +49,7 @@ class CaptureSettings:
 
 def capture(
     host: Host,
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     sites: str | Iterable[str],
     out: str | Path,
     settings: CaptureSettings | None = None,
@@ -64,7 +64,7 @@ def capture(
 
     Args:
         host: what `load_host` returned.
-        recipe: what `load_dataset` returned.
+        recipe: what `load_dataset` returned, or takes.
         sites: names, globs, braces or raw paths.
         out: the store's folder.
         settings: how to record.
@@ -80,6 +80,8 @@ def capture(
         OutputExists: `out` is there already.
     """
     settings = settings or CaptureSettings()
+    if isinstance(recipe, (str, Path)):
+        recipe = load_dataset(recipe)
     found = host.find_sites(sites)
     for site in found:
         if site.kind not in ("", recipe.kind):
@@ -129,9 +131,8 @@ def _record(
                         continue
                 if settings.rows is not None:
                     rows = cut(rows, settings.rows - writer.collected)
-                if rows.count:
-                    writer.append(rows)
-                    advance(rows.count)
+                writer.append(rows)  # without rows too: its contexts count
+                advance(rows.count)
                 if settings.rows is not None and writer.collected >= settings.rows:
                     break
         except KeyboardInterrupt:

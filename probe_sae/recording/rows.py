@@ -59,6 +59,12 @@ class RowGatherer:
                 "it, or record resid_mid or mlp_out."
             )
         rows = as_rows(tensor.detach(), layout, len(self._batch.contexts))
+        if rows.shape[0] != len(self._batch.contexts):
+            raise ShapeError(
+                f"{site.name} holds {tuple(tensor.shape)} of {len(self._batch.contexts)} inputs: "
+                "its first axis is not the batch. Say its layout, such as "
+                f"{site.name.partition(':B')[0]}:flat, or choose another site."
+            )
         keep = self._keep
         if keep is None:
             keep = self._keep = self._image_positions(site, tensor, layout, rows)

@@ -95,7 +95,13 @@ class Store:
     @cached_property
     def context_of_row(self) -> NDArray[np.int64]:
         """The context of each row, [rows]."""
-        return self.column("context").astype(np.int64)
+        contexts = self.column("context").astype(np.int64)
+        if len(contexts) and int(contexts.max()) >= self.contexts:
+            raise StoreError(
+                f"{self.folder}: rows are of context {int(contexts.max())}, but there are "
+                f"{self.contexts}; it is damaged."
+            )
+        return contexts
 
     def read(self, site: str, start: int, stop: int) -> Tensor:
         """Return rows `start` to `stop` of a site, [rows, width] float32."""

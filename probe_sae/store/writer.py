@@ -47,6 +47,8 @@ class StoreWriter:
             ShapeError: a site is missing, or its rows have another width or number.
             StoreError: a value is not finite, or too large for the store's dtype.
         """
+        parts: dict[str, np.ndarray] = {}
+        seen: dict[str, RowStatistics] = {}
         for site in self.sites:
             data = rows.sites[site.name]
             if data.shape != (rows.count, site.width):
@@ -54,13 +56,18 @@ class StoreWriter:
                     f"{site.name}: got {tuple(data.shape)}, expected ({rows.count}, {site.width})."
                 )
             self._guard(site, data)
-            self._statistics[site.name].add(data)
-            self._parts[site.name].append(layout.to_disk(data, site.dtype))
-            self._bytes += self._parts[site.name][-1].nbytes
-        for name, column in rows.columns.items():
-            self._columns.setdefault(name, []).append(column)
-        self._inputs.extend(rows.contexts)
-        self._count += rows.count
+            seen[site.name] = RowStatistics()
+            seen[site.name].add(data)
+            parts[site.name] = layout.to_disk(data, site.dtype)
+        # An interrupt must find all of a batch or nothing of it: from here on nothing is computed,
+        # and what counts as taken in is said last.
+        pending = {name: [*self._parts[name], part] for name, part in parts.items()}
+        columns = {name: [*self._columns.get(name, []), c] for name, c in rows.columns.items()}
+        inputs = [*self._inputs, *rows.contexts]
+        statistics = {name: _merged(self._statistics[name], new) for name, new in seen.items()}
+        size = self._bytes + sum(part.nbytes for part in parts.values())
+        state = (pending, columns, inputs, statistics, self._count + rows.count, size)
+        self._parts, self._columns, self._inputs, self._statistics, self._count, self._bytes = state
         late = time.monotonic() - self._began > layout.SHARD_SECONDS
         if self._bytes >= layout.SHARD_BYTES or late:
             self.commit()
@@ -156,6 +163,7 @@ class StoreWriter:
             for site in self.sites:
                 data = np.concatenate(self._parts[site.name])
                 chunk = (min(layout.chunk_rows(site.width, site.dtype), len(data)), site.width)
+                chunk = chunk if len(data) else None
                 acts = file.create_dataset(f"sites/{site.name}/acts", data=data, chunks=chunk)
                 acts.attrs["logical_dtype"] = site.dtype
             for name, parts in self._columns.items():
@@ -163,6 +171,14 @@ class StoreWriter:
             _write_inputs(file.create_group("inputs"), self._inputs)
         with path.open("rb+") as written:
             os.fsync(written.fileno())
+
+
+def _merged(one: RowStatistics, other: RowStatistics) -> RowStatistics:
+    """Return the statistics of the rows of both."""
+    merged = RowStatistics()
+    merged.merge(one)
+    merged.merge(other)
+    return merged
 
 
 def _write_inputs(group: h5py.Group, contexts: list[ContextInput]) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -230,6 +231,27 @@ def test_edits_work_on_the_rows_of_any_layout(family: str) -> None:
     )
 
 
+def test_a_change_that_writes_in_place_writes_into_a_copy(gpt2: Host) -> None:
+    def blank(rows: Tensor) -> Tensor:
+        rows[:, -1] = 0
+        return rows
+
+    plain = rows_of(gpt2, SITE)
+    with edit(gpt2, "path:transformer.h.1.ln_1@in", blank), tap(gpt2, "blocks.1.resid_mid") as seen:
+        gpt2(IDS)
+
+    assert torch.equal(seen["blocks.1.resid_mid"][:, 0], rows_of(gpt2, "blocks.1.resid_mid")[:, 0])
+    assert torch.equal(rows_of(gpt2, SITE), plain)
+
+
+def test_numbers_of_a_table_name_features(gpt2: Host) -> None:
+    codec = Codec(16)
+    with edit(gpt2, SITE, Ablate(codec, np.int64(3))):  # type: ignore[arg-type]
+        one = rows_of(gpt2, "blocks.2.resid_pre")
+    with edit(gpt2, SITE, Ablate(codec, [3])):
+        assert torch.equal(rows_of(gpt2, "blocks.2.resid_pre"), one)
+
+
 def test_several_sites_are_edited_at_once(gpt2: Host) -> None:
     with edit(gpt2, "blocks.*.mlp_out", zero), tap(gpt2, "blocks.*.resid_{mid,post}") as seen:
         gpt2(IDS)
@@ -252,6 +274,7 @@ def test_a_half_precision_host_keeps_its_dtype() -> None:
     ("site", "change", "error", "message"),
     [
         (SITE, lambda t: t[:1], ShapeError, "turned"),
+        (SITE, lambda t: None, ShapeError, "returned NoneType; expected a tensor"),
         (SITE, Steer(Codec(16), 24, 1.0), SettingsError, "no feature 24; the dictionary has 0"),
         (SITE, Ablate(Codec(16), [3, -1]), SettingsError, "no feature -1"),
         ("blocks.1.resid_pots", zero, SiteNotFound, "Near it: blocks.1.resid_post"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import probe_sae.host
 from probe_sae.errors import FormatError, ProbeSaeError
-from probe_sae.host import check, hook_maps, load_host, tap
+from probe_sae.host import Host, check, hook_maps, load_host, tap
 from probe_sae.host.hook_map import HookMap, TinyModel, Tower
 from probe_sae.host.hook_map_file import read_hook_map
 from probe_sae.host.proof_table import prove, table
@@ -172,6 +172,16 @@ def test_the_proof_notices_a_wrong_width_and_a_module_that_is_not_there() -> Non
         ("transformers:GPT2LMHeadModel", "os:system", "expected transformers:CLASS"),
         (" == blocks.0.resid_pre", "", "has no ' == '"),
         ("in_place = true", "in_plaice = true", "Near it: in_place"),
+        ("in_place = true", 'in_place = "false"', "expected true or false"),
+        ('"blocks.{i}.mlp_out"', '"blocks/{i}/mlp_out"', "expected names joined by dots"),
+        ('"blocks.{i}.mlp_out"', '"..{i}"', "expected names joined by dots"),
+        ('"{root}.h.{i}"', '"{root}.h.{1}"', "1} is no placeholder"),
+        ("4*n_embd", "9" * 5000, "expected numbers and config entries"),
+        ("vocab_size = 50,", "vocab_size = " + "9" * 5000 + ",", "bad.toml"),
+        ("[paths]", "towers = { enc = 5 }\n[paths]", "expected a table"),
+        ("[[tiny]]", "[[tiny]]\ninputs = { a = 3 }", "expected a shape"),
+        ("[paths]", "x = " + "[" * 3000 + "\n[paths]", "bad.toml"),
+        ("select = 1", "select = 1, call = -1", "expected a number, 0 the first"),
     ],
 )
 def test_a_map_that_breaks_the_schema_is_refused(old: str, new: str, message: str) -> None:
@@ -188,6 +198,10 @@ def test_a_map_that_breaks_the_schema_is_refused(old: str, new: str, message: st
         ("attn_out == resid_mid", "attn_outt == resid_mid", "which is no site of it"),
         ('"{root}.h.{i}"', '"{rooot}.h.{i}"', "names no path"),
         ('at = "{root}.drop"', 'at = "{block}.ln_1"', "do not count the same"),
+        ("ln_f@in", "ln_f@inn", "expected path:MODULE@in"),
+        ("ln_f@in", "ln_f@in#x", "expected path:MODULE@in"),
+        ("embed == blocks.0.resid_pre", "embed == embed", "holds of anything"),
+        ('kind = "text"', 'kind = "text"\nhidden_states = "blocks.{i}.resid"', "is no site of it"),
     ],
 )
 def test_a_map_that_contradicts_itself_is_refused(old: str, new: str, message: str) -> None:
@@ -197,6 +211,39 @@ def test_a_map_that_contradicts_itself_is_refused(old: str, new: str, message: s
 
     with pytest.raises(FormatError, match=message):
         tiny_host(wrong, wrong.tiny[0])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "detail"),
+    [
+        ("path:{root}.ln_f@in", "path:{root}.lnf@in", "modules that this model has not"),
+        ('"{block}.mlp", io', '"{block}.mlp.dropped", io', "has no module"),
+        ('heads = "n_head"', 'heads = "3"', "heads do not share a row"),
+        ('heads = "n_head"', 'heads = "0"', "heads do not share a row"),
+        ('width = "n_inner | 4*n_embd"', 'width = "2^s"', ""),
+    ],
+)
+def test_a_mistake_in_a_map_is_a_finding_and_never_a_crash(old: str, new: str, detail: str) -> None:
+    text = shipped("hooks/gpt2.toml").read_text()
+    assert old in text
+    wrong = read_hook_map(text.replace(old, new), "wrong.toml")
+
+    proof = check(tiny_host(wrong, wrong.tiny[0]))
+
+    assert any(detail in f.detail for f in proof.findings if not f.holds) or not detail
+
+
+def test_a_module_that_never_runs_is_a_finding() -> None:
+    text = shipped("hooks/gpt2.toml").read_text()
+    wrong = read_hook_map(text.replace('"{block}.mlp", io', '"{block}.unused", io'), "wrong.toml")
+    tiny = tiny_host(MAPS["gpt2"], MAPS["gpt2"].tiny[0])
+    for block in tiny.model.get_submodule("transformer.h").children():
+        block.add_module("unused", nn.Identity())
+
+    proof = check(Host(tiny.model, "with a module that never runs", hook_map=wrong))
+
+    details = "; ".join(f.detail for f in proof.findings if not f.holds)
+    assert "blocks.0.mlp_out fired 0 times" in details
 
 
 def test_a_tiny_model_is_a_model_and_nothing_else() -> None:

@@ -345,3 +345,39 @@ def test_a_host_spread_by_accelerate_gives_the_same_rows(tmp_path: Path) -> None
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert spread.device == torch.device("cpu")
     assert whole.digest == spread.digest
+
+
+def test_a_stopping_tap_lets_the_models_own_calls_run_to_their_end() -> None:
+    """Only `host(...)` can take the early end; a user's own call would get the exception."""
+    host = tiny("gpt2")
+    with tap(host, "blocks.0.resid_post", stop=True) as seen:
+        host(IDS)
+        out = host.generate(
+            torch.tensor([[5, 6]]), max_new_tokens=2, do_sample=False, pad_token_id=0
+        )
+        assert host(IDS) is None
+        assert host.model(**IDS).logits.shape[:2] == (2, 3)
+
+    assert out.shape[1] > 2
+    assert seen["blocks.0.resid_post"]
+
+
+def test_models_that_count_positions_from_the_padding_are_left_to_it() -> None:
+    """RoBERTa's positions begin after its padding's; position ids from the mask would be wrong."""
+    host = tiny("roberta")
+    pad = host.config.pad_token_id
+    ids = torch.arange(5, 11)[None]
+    with tap(host, "blocks.1.resid_post") as alone:
+        host({"input_ids": ids})
+    filler = torch.full((1, 3), pad)
+    batch = {
+        "input_ids": torch.cat([filler, ids], 1),
+        "attention_mask": torch.cat([filler * 0, torch.ones_like(ids)], 1),
+    }
+
+    with tap(host, "blocks.1.resid_post") as seen:
+        host(batch)
+
+    assert host.position_offset == pad + 1
+    got, wanted = seen["blocks.1.resid_post"][:, 3:], alone["blocks.1.resid_post"]
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)

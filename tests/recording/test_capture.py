@@ -10,7 +10,14 @@ import torch
 
 from probe_sae.errors import DatasetError, OutputExists, SettingsError, ShapeError, StoreError
 from probe_sae.host import Host, load_host
-from probe_sae.recording import CaptureSettings, Recipe, batches, capture, load_dataset
+from probe_sae.recording import (
+    CaptureSettings,
+    Recipe,
+    batches,
+    capture,
+    dataset_from,
+    load_dataset,
+)
 from probe_sae.store import Store, StoreWriter, layout
 
 SITE = "blocks.1.resid_post"
@@ -221,7 +228,7 @@ def test_images_do_not_fit_a_language_model(code_lm: Host, tmp_path: Path) -> No
 def test_sites_without_a_common_row_axis_are_refused(
     code_lm: Host, texts: Recipe, tmp_path: Path
 ) -> None:
-    with pytest.raises(ShapeError, match=r"record it by itself"):
+    with pytest.raises(ShapeError, match="its first axis is not the batch"):
         capture(code_lm, texts, [SITE, "path:transformer.wpe@out"], tmp_path / "store", SMALL)
 
 
@@ -230,3 +237,61 @@ def test_a_disk_too_small_is_said_before_anything_is_recorded(
 ) -> None:
     with pytest.raises(StoreError, match="GB free"):
         capture(code_lm, texts, SITE, tmp_path / "store", CaptureSettings(rows=10**12))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_context_without_rows_keeps_its_number(
+    code_lm: Host, tmp_path: Path, batch_size: int
+) -> None:
+    special = code_lm.tokenizer.bos_token
+    texts = [special, "import os", special, "x = 1"]
+    recipe = dataset_from(lambda: texts, name="with nothing", kind="text")
+    settings = CaptureSettings(batch_size=batch_size, dtype="float32")
+
+    store = capture(code_lm, recipe, SITE, tmp_path / "store", settings)
+
+    assert store.contexts == 4
+    assert sorted(set(store.context_of_row.tolist())) == [1, 3]
+    assert [c.name for c in store.inputs()][1] == "with nothing:1"
+
+
+def test_a_shard_without_rows_can_be_read(
+    code_lm: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "SHARD_BYTES", 1)
+    monkeypatch.setattr(layout, "SHARD_SECONDS", 0.0)
+    texts = [code_lm.tokenizer.bos_token, "import os"]
+    recipe = dataset_from(lambda: texts, name="with nothing", kind="text")
+    settings = CaptureSettings(batch_size=1, dtype="float32")
+
+    store = capture(code_lm, recipe, SITE, tmp_path / "store", settings)
+
+    assert store.shards[0].rows == 0
+    assert store.read(SITE, 0, store.rows).shape == (store.rows, 224)
+    assert store.verify() == []
+
+
+def test_an_interrupt_within_a_batch_leaves_a_store_that_resumes(
+    code_lm: Host, texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a batch's sites must never be committed."""
+    sites = ["blocks.0.resid_post", SITE]
+    whole = capture(code_lm, texts, sites, tmp_path / "whole", SMALL)
+    calls = 0
+    real = layout.to_disk
+
+    def interrupted(rows: torch.Tensor, dtype: str) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return real(rows, dtype)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(layout, "to_disk", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            capture(code_lm, texts, sites, tmp_path / "store", SMALL)
+
+    resumed = capture(code_lm, texts, sites, tmp_path / "store", SMALL, resume=True)
+
+    _assert_same(resumed, whole)

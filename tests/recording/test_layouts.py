@@ -239,6 +239,36 @@ def test_inputs_that_the_host_does_not_take_are_one_clear_error(tmp_path: Path) 
         capture(host, pictures(8, 8), "path:0@out", tmp_path / "store", FULL)
 
 
+class Sequence(nn.Module):
+    """Gives [positions, batch, width] in one place, and a 1-d convolution in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv = nn.Identity(), nn.Conv1d(24, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.first(x.flatten(1, 2).permute(2, 0, 1))
+        return self.conv(rows.permute(1, 2, 0))
+
+
+def test_a_batch_that_is_not_first_is_refused(tmp_path: Path) -> None:
+    host = load_host(Sequence())
+
+    with pytest.raises(ShapeError, match="its first axis is not the batch"):
+        capture(host, pictures(8, 7), "path:first@out", tmp_path / "store", FULL)
+
+
+def test_the_rows_of_a_one_dimensional_convolution_are_its_positions(tmp_path: Path) -> None:
+    host = load_host(Sequence())
+    recipe = pictures(8, 7)
+
+    store = capture(host, recipe, "path:conv@out", tmp_path / "store", FULL)
+
+    (batch,) = batches(host, recipe)
+    expected = host(batch.inputs).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(store.read("path:conv@out", 0, store.rows), expected)
+
+
 def test_windows_are_not_rows(tmp_path: Path) -> None:
     host = tiny("swin")
     side = host.config.image_size
