@@ -11,6 +11,7 @@ from probe_sae.errors import ShapeError
 from probe_sae.host.hooks import StopForward, hooked
 from probe_sae.host.host import Host
 from probe_sae.host.sites import Site
+from probe_sae.progress import say
 
 
 class Seen(dict[str, Any]):
@@ -85,6 +86,8 @@ class SiteWatch:
     @contextmanager
     def attached(self) -> Generator[None]:
         """Have the hooks in place while the block runs."""
+        if self.host.model.training:
+            say(f"{self.host.name} is in training mode: dropout changes what is seen. Call eval().")
         root = self.host.entry
         starts = root.register_forward_pre_hook(self._begin)
         try:

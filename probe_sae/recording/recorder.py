@@ -89,10 +89,16 @@ def capture(
                 f"{site.name} sees {site.kind}s, but dataset {recipe.name} holds {recipe.kind}s."
             )
     host = host.only(found, recipe.kind)
-    if resume and Path(out).exists():
-        say(f"{out} is finished already; nothing to do.")
-        return open_store(out)
     provenance = _provenance(host, recipe, found, settings)
+    if resume and Path(out).exists():
+        store = open_store(out)
+        if differing := _differing(provenance, store.provenance):
+            raise StoreError(
+                f"{out} is finished, and was recorded with another {', '.join(differing)}; record "
+                "into another folder, or replace it with --force."
+            )
+        say(f"{out} is finished already; nothing to do.")
+        return store
     with whole_folder(out, force=force, resume=resume, keep="journal.jsonl") as partial:
         _check_same_recording(partial, provenance)
         _announce(found, settings, partial)
@@ -177,17 +183,20 @@ def _check_same_recording(partial: Path, provenance: dict[str, Any]) -> None:
         StoreError: they differ; the message says in what.
     """
     path = partial / "recording.json"
-    now = json.loads(json.dumps(provenance))
     if not path.exists():
-        write_whole(path, json.dumps(now, indent=1, sort_keys=True))
+        write_whole(path, json.dumps(provenance, indent=1, sort_keys=True))
         return
-    before = json.loads(path.read_text("utf-8"))
-    differing = [key for key in now if now[key] != before.get(key)]
-    if differing:
+    if differing := _differing(provenance, json.loads(path.read_text("utf-8"))):
         raise StoreError(
             f"{partial} was begun with another {', '.join(differing)}; finish it with the old "
             "ones, or drop it and start anew with --force."
         )
+
+
+def _differing(provenance: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """Return what a recording depends on and an earlier one had otherwise."""
+    now = json.loads(json.dumps(provenance))
+    return [key for key in now if now[key] != before.get(key)]
 
 
 def _announce(sites: list[Site], settings: CaptureSettings, partial: Path) -> None:

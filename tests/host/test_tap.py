@@ -381,3 +381,14 @@ def test_models_that_count_positions_from_the_padding_are_left_to_it() -> None:
     assert host.position_offset == pad + 1
     got, wanted = seen["blocks.1.resid_post"][:, 3:], alone["blocks.1.resid_post"]
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_host_in_training_mode_is_tapped_with_a_word(
+    toy: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.model.train()
+
+    with tap(toy, "path:norm@out"):
+        toy(IDS)
+
+    assert "toy is in training mode" in capsys.readouterr().err

@@ -295,3 +295,16 @@ def test_an_interrupt_within_a_batch_leaves_a_store_that_resumes(
     resumed = capture(code_lm, texts, sites, tmp_path / "store", SMALL, resume=True)
 
     _assert_same(resumed, whole)
+
+
+def test_resuming_a_finished_recording_of_something_else_says_so(
+    code_lm: Host, texts: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
+
+    again = capture(code_lm, texts, SITE, tmp_path / "store", SMALL, resume=True)
+    with pytest.raises(StoreError, match="is finished, and was recorded with another sites"):
+        capture(code_lm, texts, "blocks.0.mlp_out", tmp_path / "store", SMALL, resume=True)
+
+    assert again.rows == store.rows
+    assert "nothing to do" in capsys.readouterr().err
