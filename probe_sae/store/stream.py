@@ -115,7 +115,6 @@ class StoreStream:
             batches = _Batches(min(batch, self.rows), self.width)
             ahead = self._begin(fills[0][0], None, buffers[0], pool)
             for i, (fill, skip) in enumerate(fills):
-                assert ahead is not None
                 buffer, reading = ahead
                 for part in reading:
                     part.result()
