@@ -109,13 +109,15 @@ def _interrupts() -> Generator[list[int]]:
     """Yield a list that grows with each Ctrl-C, which goes on to do what it did before.
 
     A Ctrl-C that falls into a library's callback is reported and dropped by Python (numba, under
-    UMAP, does so): without this the work would go on as if nobody had asked.
+    UMAP, does so): without this the work would go on as if nobody had asked. SIGTERM, by which
+    schedulers ask a job to end, does what a Ctrl-C does.
     """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield seen
         return
     before = signal.getsignal(signal.SIGINT)
+    terminate = signal.getsignal(signal.SIGTERM)
 
     def notice(number: int, frame: FrameType | None) -> None:
         seen.append(number)
@@ -123,10 +125,13 @@ def _interrupts() -> Generator[list[int]]:
             before(number, frame)
 
     signal.signal(signal.SIGINT, notice)
+    if terminate is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, notice)
     try:
         yield seen
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def _worth_keeping(partial: Path, keep: str) -> bool:

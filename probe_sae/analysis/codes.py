@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,6 @@ from torch import Tensor
 from probe_sae.progress import progress
 from probe_sae.sae import SAE
 from probe_sae.store import Store
-
-BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -62,39 +59,22 @@ def firings(
         what: the work, for the progress bar.
     """
     with progress(what, store.rows) as advance:
-        for shard in store.shards:
-            columns = store.columns(shard.first_row, shard.first_row + shard.rows)
-            for part in whole_contexts(columns["context"]):
-                context = columns["context"][part].astype(np.int64)
-                wanted = np.flatnonzero(contexts[context])
-                if len(wanted):
-                    token = columns.get("token")
-                    tokens = _classes(context, labels) if token is None else token[part]
-                    yield _firings(
-                        sae,
-                        store.read(site, shard.first_row + part.start, shard.first_row + part.stop),
-                        wanted,
-                        shard.first_row + part.start,
-                        context,
-                        columns["pos"][part].astype(np.int64),
-                        tokens.astype(np.int64),
-                    )
-                advance(part.stop - part.start)
-
-
-def whole_contexts(context: NDArray[Any]) -> Iterator[slice]:
-    """Yield slices of about `BLOCK_ROWS` rows that cut no context in two.
-
-    Args:
-        context: the context of each row, [rows]; the rows of one are beside each other.
-    """
-    ends = np.append(np.flatnonzero(np.diff(context)) + 1, len(context))
-    start = 0
-    while start < len(context):
-        place = np.searchsorted(ends, start + BLOCK_ROWS)
-        stop = int(ends[min(int(place), len(ends) - 1)])
-        yield slice(start, stop)
-        start = stop
+        for block in store.blocks():
+            context = block.columns["context"]
+            wanted = np.flatnonzero(contexts[context])
+            if len(wanted):
+                token = block.columns.get("token")
+                tokens = _classes(context, labels) if token is None else token
+                yield _firings(
+                    sae,
+                    store.read(site, block.start, block.stop),
+                    wanted,
+                    block.start,
+                    context,
+                    block.columns["pos"].astype(np.int64),
+                    tokens.astype(np.int64),
+                )
+            advance(block.stop - block.start)
 
 
 def _classes(context: NDArray[np.int64], labels: NDArray[np.int64] | None) -> NDArray[np.int64]:

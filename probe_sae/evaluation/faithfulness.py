@@ -96,7 +96,7 @@ def held_out(sae: SAE, store: Store) -> NDArray[np.bool_]:
     """
     known = sae.provenance.get("store") or {}
     split = sae.provenance.get("split")
-    if split is None or known.get("journal") != store.manifest["journal_sha256"]:
+    if split is None or known.get("recording") != store.recording:
         return np.ones(store.contexts, dtype=np.bool_)
     held = held_out_contexts(store.contexts, split["held_out"], split["seed"])
     if not held.any():

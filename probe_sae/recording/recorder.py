@@ -1,8 +1,10 @@
 """Record: run a host over a recipe and write what its sites hold into a store."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,8 @@ from probe_sae.progress import progress, say
 from probe_sae.recording.batches import as_recorded, batches
 from probe_sae.recording.documents import class_names
 from probe_sae.recording.recipe import Recipe, load_dataset
-from probe_sae.recording.rows import TOKENS, RowGatherer, cut
-from probe_sae.store import SiteInfo, Store, StoreWriter, layout, open_store
+from probe_sae.recording.rows import TOKENS, RowGatherer, cut, since
+from probe_sae.store import SiteInfo, Store, StoreWriter, layout, link_shards, open_store
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class CaptureSettings:
     """Tokens from one context's beginning to the next's; the context's length when absent."""
     pack: bool = False
     """Fill contexts with one document after the other instead of one document each."""
+    compress: bool = False
+    """Pack the rows with gzip: slow, but small where most values are zero."""
 
     def __post_init__(self) -> None:
         layout.check_dtype(self.dtype)
@@ -68,7 +72,8 @@ def capture(
         sites: names, globs, braces or raw paths.
         out: the store's folder.
         settings: how to record.
-        resume: continue an unfinished recording; with a finished one, do nothing.
+        resume: continue an unfinished recording, or a finished one with more `rows`; with one that
+            has them all, do nothing.
         force: replace a finished store.
 
     Raises:
@@ -90,22 +95,23 @@ def capture(
             )
     host = host.only(found, recipe.kind)
     provenance = _provenance(host, recipe, found, settings)
-    if resume and Path(out).exists():
-        store = open_store(out)
-        if differing := _differing(provenance, store.provenance):
-            raise StoreError(
-                f"{out} is finished, and was recorded with another {', '.join(differing)}; record "
-                "into another folder, or replace it with --force."
-            )
+    finished = open_store(out) if resume and Path(out).exists() else None
+    if finished is not None and not _wants_more(finished, provenance):
         say(f"{out} is finished already; nothing to do.")
-        return store
-    with whole_folder(out, force=force, resume=resume, keep="journal.jsonl") as partial:
+        return finished
+    replaces = force or finished is not None
+    with whole_folder(out, force=replaces, resume=resume, keep="*.jsonl") as partial:
+        if finished is not None and not (partial / "recording.json").exists():
+            say(f"{out} has {finished.rows:,} rows; recording goes on after them.")
+            link_shards(finished, partial)
         _check_same_recording(partial, provenance)
         _announce(found, settings, partial)
         writer, grid = _record(host, recipe, found, settings, partial)
         if recipe.kind == "text":
             _write_vocabulary(partial, host)
-        writer.finish(provenance | {"grid": grid, "classes": class_names(recipe)})
+        more = {"grid": grid, "classes": class_names(recipe)}
+        writer.finish(provenance | more, recording=_recording(provenance))
+        (partial / "recording.json").unlink()
     return open_store(out)
 
 
@@ -116,38 +122,69 @@ def _record(
     gatherer = RowGatherer(host, sites, settings.tokens)
     watch = SiteWatch(host, sites, gatherer.see, stop=True)
     writer: StoreWriter | None = None
-    inputs = batches(host, recipe, **as_recorded(asdict(settings)))
-    with progress("capture", settings.rows) as advance, watch.attached():
-        try:
-            for batch in inputs:
-                if writer is not None and batch.contexts[-1].index < writer.contexts:
-                    continue
-                gatherer.expect(batch)
-                host.run(batch.inputs)
-                watch.check_fired_once()
-                rows = gatherer.rows()
-                if writer is None:
-                    infos = [
-                        SiteInfo(site.name, rows.sites[site.name].shape[1], settings.dtype)
-                        for site in sites
-                    ]
-                    writer = StoreWriter(partial, infos, recipe.kind)
-                    if writer.contexts > batch.contexts[0].index:
-                        advance(writer.rows)
-                        continue
-                if settings.rows is not None:
-                    rows = cut(rows, settings.rows - writer.collected)
-                writer.append(rows)  # without rows too: its contexts count
-                advance(rows.count)
-                if settings.rows is not None and writer.collected >= settings.rows:
-                    break
-        except KeyboardInterrupt:
-            if writer is not None:
-                writer.commit()
-            raise
+    with ExitStack() as stack:
+        advance = stack.enter_context(progress("capture", settings.rows))
+        stack.enter_context(watch.attached())
+        for batch in batches(host, recipe, **as_recorded(asdict(settings))):
+            if writer is not None and batch.contexts[-1].index < writer.contexts:
+                continue
+            gatherer.expect(batch)
+            host.run(batch.inputs)
+            watch.check_fired_once()
+            rows = gatherer.rows()
+            if writer is None:
+                infos = [
+                    SiteInfo(
+                        site.name,
+                        rows.sites[site.name].shape[1],
+                        settings.dtype,
+                        settings.compress,
+                    )
+                    for site in sites
+                ]
+                writer = stack.enter_context(StoreWriter(partial, infos, recipe.kind))
+                advance(writer.rows)
+            if settings.rows is not None and writer.rows >= settings.rows:
+                break
+            rows = since(rows, writer.contexts)
+            if settings.rows is not None:
+                rows = cut(rows, settings.rows - writer.rows)
+            writer.append(rows)  # without rows too: its contexts count
+            advance(rows.count)
     if writer is None:
         raise DatasetError(f"dataset {recipe.name} holds nothing to record.")
     return writer, gatherer.grid
+
+
+def _wants_more(store: Store, provenance: dict[str, Any]) -> bool:
+    """Return whether a recording wants more rows than a finished store has.
+
+    Raises:
+        StoreError: it is another recording.
+    """
+    settings = provenance["settings"]
+    rows = settings["rows"]
+    before = store.provenance.get("settings") or {}
+    if differing := _differing(
+        provenance | {"settings": settings | {"rows": before.get("rows")}}, store.provenance
+    ):
+        raise StoreError(
+            f"{store.folder} is finished, and was recorded with another {', '.join(differing)}; "
+            "record into another folder, or replace it with --force."
+        )
+    if store.is_shuffled or "joined" in store.provenance:
+        raise StoreError(
+            f"{store.folder} was shuffled or merged; record into another folder, and merge the two."
+        )
+    return before.get("rows") is not None and (rows is None or rows > store.rows)
+
+
+def _recording(provenance: dict[str, Any]) -> str:
+    """Return what the rows are of, however many there are: host, inputs and their contexts."""
+    named = {name: provenance["settings"][name] for name in ("tokens", "max_length")}
+    named |= {name: provenance["settings"][name] for name in ("stride", "pack")}
+    what = [provenance["host"]["digest"], provenance["dataset"]["fingerprint"], named]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def _provenance(

@@ -118,6 +118,8 @@ class RowGatherer:
                 columns["doc"] = batch.documents[context, place].astype(np.uint32)
         else:
             columns["pos"] = (place - (place.min() if len(place) else 0)).astype(np.uint32)
+            y, x = np.divmod(columns["pos"], max(1, self.grid[1]))
+            columns |= {"y": y.astype(np.uint16), "x": x.astype(np.uint16)}
         return RecordedRows(sites, columns, batch.contexts)
 
     def image_rows(self) -> Tensor:
@@ -180,6 +182,20 @@ def cut(rows: RecordedRows, room: int) -> RecordedRows:
         sites={name: data[:stop] for name, data in rows.sites.items()},
         columns={name: column[:stop] for name, column in rows.columns.items()},
         contexts=rows.contexts[:wanted],
+    )
+
+
+def since(rows: RecordedRows, context: int) -> RecordedRows:
+    """Return `rows` without the contexts before number `context`."""
+    first = rows.contexts[0].index if rows.contexts else context
+    if first >= context:
+        return rows
+    start = int(_context_lengths(rows)[: context - first].sum())
+    return replace(
+        rows,
+        sites={name: data[start:] for name, data in rows.sites.items()},
+        columns={name: column[start:] for name, column in rows.columns.items()},
+        contexts=rows.contexts[context - first :],
     )
 
 

@@ -1,8 +1,12 @@
-"""Rows on disk: write, read, verify."""
+"""Rows on disk: write, read, shuffle, merge, verify."""
 
 from probe_sae.store.layout import SiteInfo
-from probe_sae.store.reader import Store, open_store
+from probe_sae.store.merge import link_shards, merge_stores
+from probe_sae.store.opening import join_stores, open_store
+from probe_sae.store.reader import Store
 from probe_sae.store.rows import ContextInput, RecordedRows, Stream
+from probe_sae.store.shuffle import shuffle_store
+from probe_sae.store.site_rows import SiteRows
 from probe_sae.store.stream import StoreStream, TensorStream, held_out_contexts
 from probe_sae.store.writer import StoreWriter
 
@@ -10,11 +14,16 @@ __all__ = [
     "ContextInput",
     "RecordedRows",
     "SiteInfo",
+    "SiteRows",
     "Store",
     "StoreStream",
     "StoreWriter",
     "Stream",
     "TensorStream",
     "held_out_contexts",
+    "join_stores",
+    "link_shards",
+    "merge_stores",
     "open_store",
+    "shuffle_store",
 ]

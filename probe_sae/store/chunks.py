@@ -77,11 +77,19 @@ def row_chunks(data: Any, path: Path) -> RowChunks | None:
 
 
 class FilePool:
-    """Open files by path, the least used closed first; safe for threads."""
+    """Open files by path, the least used closed first; safe for threads and forked processes."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def __reduce__(self) -> tuple[type["FilePool"], tuple[()]]:
+        """Open anew in a process that it is sent to."""
+        return FilePool, ()
+
+    def _begin(self) -> None:
         self._open: OrderedDict[Path, int] = OrderedDict()
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def read(self, path: Path, offset: int, out: NDArray[Any]) -> None:
         """Fill `out`, which is contiguous, with the file's bytes from `offset` on.
@@ -90,6 +98,8 @@ class FilePool:
             StoreError: the file ends before, or cannot be read.
         """
         view = memoryview(out.data).cast("B")
+        if self._process != os.getpid():  # forked: another thread may have held the lock
+            self._begin()
         try:
             with self._lock:
                 number = os.dup(self._number(path))

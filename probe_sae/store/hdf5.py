@@ -6,6 +6,7 @@ filters, and data that fit the file's size. Costs one walk over the objects, not
 """
 
 import json
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ ALLOWED_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 MAX_OBJECTS = 100_000
 MAX_EXPANSION = 1100
 """gzip packs at most about 1032 to 1: a file that declares more is a bomb."""
+MAX_CHUNK = 64 << 20
+"""Bytes that one packed chunk may unpack to: HDF5 unpacks a chunk at once."""
 
 
 @contextmanager
@@ -99,6 +102,8 @@ def _check_dataset(data: h5py.Dataset, path: Path, error: type[Exception], size:
                 f"{where} needs filter {number}; known: {sorted(ALLOWED_FILTERS.values())}."
             )
     declared = int(data.size or 0) * kind.itemsize
+    if filters and math.prod(data.chunks or ()) * kind.itemsize > MAX_CHUNK:
+        raise error(f"{where} unpacks to chunks of {data.chunks}; refused.")
     if not filters and declared > size + (1 << 20):
         raise error(f"{where} declares {declared} bytes in a file of {size}; it is half written.")
     return declared

@@ -1,15 +1,28 @@
 """What a store looks like on disk, in one place.
 
-    STORE/manifest.json      what it is: format, version, sites, rows, statistics, provenance
-    STORE/journal.jsonl      one line a committed shard: name, rows, contexts, sha256
+    STORE/manifest.json      what it is: format, version, sites, rows, statistics, provenance,
+                             digests of the other files and of itself
+    STORE/journal.jsonl      one line a shard: name, rows, contexts, sha256, and what is added to
+                             its numbers of contexts and documents, where stores were merged
     STORE/vocabulary.json    text: what each token id stands for (bytes, written as latin-1)
-    STORE/shard-00000.h5     rows, about 64 MiB each; a context never crosses shards
+    STORE/shard-00000.h5     rows, up to about 1 GiB
         /sites/<site>/acts       [rows, width] float16, float32, or bfloat16 as uint16 bits
+        /sites/<site>/statistics/...   mean, scatter [width]; count, largest, norm_sum
         /rows/doc                [rows] document or image
         /rows/context            [rows] context (one run of tokens, or one image), counted from 0
         /rows/pos                [rows] place in the document, or y * grid width + x
-        /rows/token              [rows] token id (text only)
-        /inputs/...              the contexts themselves: tokens, or thumbnails and labels
+        /rows/token              [rows] text: token id
+        /rows/y, /rows/x         [rows] images: place in the patch grid
+        /inputs/...              the contexts themselves, [contexts]: document, start, label;
+                                 token_ends, name_ends, which cut tokens and names (UTF-8) in
+                                 pieces; thumbnails
+
+A context never crosses shards, and the rows of one lie together, but for a shuffled store, whose
+rows lie in random order and whose inputs are spread over the shards in their own.
+
+Arrays are chunked by rows and not compressed, unless a store was recorded so. While a shard is
+being written it is called `shard-00000.h5.writing`, and `shard-00000.commits.jsonl` says what of it
+is safe, by byte offsets: after a crash, that is what counts.
 
 Readable by plain h5py: `h5py.File("STORE/shard-00000.h5")["sites/blocks.2.resid_post/acts"][:10]`.
 """
@@ -24,10 +37,11 @@ from probe_sae.errors import SettingsError
 
 FORMAT = "probe_sae.store"
 VERSION = 1
-SHARD_BYTES = 64 << 20
-"""A shard is committed when its rows take this much..."""
-SHARD_SECONDS = 20.0
-"""... or when the last commit is this long ago."""
+SHARD_BYTES = 1 << 30
+COMMIT_BYTES = 64 << 20
+"""What a crash may cost: rows are committed when so many bytes are not..."""
+COMMIT_SECONDS = 20.0
+"""... or when the first of them is this old."""
 CHUNK_BYTES = 2 << 20
 FLOAT16_MAX = 65504.0
 
@@ -48,12 +62,18 @@ class SiteInfo:
     """Length of a row."""
     dtype: str = "float16"
     """`float16`, `bfloat16` or `float32`."""
+    compressed: bool = False
+    """Packed by gzip on disk: for sites that are mostly zeros."""
 
 
-def chunk_rows(width: int, dtype: str) -> int:
-    """Return the rows of one chunk: a power of two, about 2 MiB."""
-    row_bytes = width * DTYPES[dtype][1].itemsize
-    return max(1, 1 << max(0, (CHUNK_BYTES // row_bytes).bit_length() - 1))
+def chunk_rows(row_bytes: int) -> int:
+    """Return the rows of one chunk: a power of two, about 2 MiB, for short rows at most 16,384."""
+    return min(16_384, max(1, 1 << max(0, (CHUNK_BYTES // row_bytes).bit_length() - 1)))
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard, counted from 0."""
+    return f"shard-{number:05d}.h5"
 
 
 def check_dtype(dtype: str) -> str:

@@ -1,7 +1,6 @@
-"""Read a store: checked as from a stranger when opened, then by slices, contexts or batches."""
+"""Read a store: rows by slices, numbers or batches; columns; the contexts themselves."""
 
 import json
-import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,16 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_sae.errors import SiteNotFound, StoreError, near
-from probe_sae.outputs import refuse_partial
-from probe_sae.store import layout
-from probe_sae.store.chunks import FilePool, RowChunks, read_rows, row_chunks
-from probe_sae.store.hdf5 import open_checked, read_json, reopen
+from probe_sae.store.chunks import FilePool, RowChunks, read_rows
+from probe_sae.store.hdf5 import reopen
+from probe_sae.store.journal import file_digest
 from probe_sae.store.layout import SiteInfo
 from probe_sae.store.rows import ContextInput
+from probe_sae.store.shard_parts import acts, read_inputs
+from probe_sae.store.site_rows import SiteRows
 from probe_sae.store.statistics import RowStatistics
-from probe_sae.store.writer import file_digest, read_journal
 
-_SHARD_NAME = re.compile(r"shard-\d{5,}\.h5")
+BLOCK_ROWS = 8192
+"""Rows of a block of whole contexts, about."""
+_COLUMN_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,32 @@ class Shard:
     rows: int
     first_row: int
     contexts: int
+    first_context: int
+    """Number of the first context that is written in it."""
+    context_base: int
+    """Added to the contexts that its rows name."""
+    documents: int
+    document_base: int
     sha256: str
+    chunks: dict[str, RowChunks | None]
+    """Where the rows of each site lie; None where they are compressed."""
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Some rows of a store with their columns."""
+
+    start: int
+    stop: int
+    columns: dict[str, NDArray[Any]]
+    """`doc`, `context`, `pos`, for text `token`, for images `y` and `x`: [rows] each."""
 
 
 class Store:
-    """A finished store; `open_store` makes one. Opening reads no rows."""
+    """A finished store; `open_store` makes one. Opening reads no rows.
+
+    It can be handed to other processes, forked or spawned; each opens the files for itself.
+    """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], shards: list[Shard]) -> None:
         """Take what `open_store` has checked."""
@@ -46,19 +68,31 @@ class Store:
         self.kind: str = manifest["kind"]
         self.rows: int = manifest["rows"]
         self.contexts: int = manifest["contexts"]
+        self.documents: int = manifest["documents"]
         self.provenance: dict[str, Any] = manifest["provenance"]
+        self.recording: str = manifest["recording"]
+        """What the rows are of: the same for a longer recording, other sites, a shuffled copy."""
+        self.is_shuffled: bool = manifest["shuffled"] is not None
+        """Whether the rows lie in random order, not context by context."""
         self.sites = {
-            name: SiteInfo(name, site["width"], site["dtype"])
+            name: SiteInfo(name, site["width"], site["dtype"], site["compressed"])
             for name, site in manifest["sites"].items()
         }
-        self.chunks: list[dict[str, RowChunks | None]] = [{} for _ in shards]
-        """For each shard, where the rows of each site lie; None where they are compressed."""
         self._first_rows = [shard.first_row for shard in shards]
         self._files = FilePool()
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{s.name} ({s.width})" for s in self.sites.values())
-        return f"Store({str(self.folder)!r}: {self.rows:,} rows of {sites})"
+        order = ", shuffled" if self.is_shuffled else ""
+        return f"Store({str(self.folder)!r}: {self.rows:,} rows of {sites}{order})"
+
+    def __getitem__(self, site: str) -> SiteRows:
+        """Return a site's rows, which slices and row numbers index.
+
+        Raises:
+            SiteNotFound: the store has no such site.
+        """
+        return SiteRows(self, self.site(site))
 
     def site(self, name: str | None = None) -> SiteInfo:
         """Return a site of this store; without a name, its only one.
@@ -84,32 +118,9 @@ class Store:
         """Return the statistics of a site's rows, as gathered while they were written."""
         return RowStatistics.from_json(self.manifest["statistics"][site])
 
-    def column(self, name: str) -> NDArray[Any]:
-        """Return a column over all rows: `doc`, `context`, `pos` or `token`."""
-        parts: list[NDArray[Any]] = []
-        for shard in self.shards:
-            with reopen(shard.path) as file:
-                parts.append(np.asarray(file[f"rows/{name}"]))
-        return np.concatenate(parts)
-
-    @cached_property
-    def context_of_row(self) -> NDArray[np.int64]:
-        """The context of each row, [rows]."""
-        contexts = self.column("context").astype(np.int64)
-        if len(contexts) and int(contexts.max()) >= self.contexts:
-            raise StoreError(
-                f"{self.folder}: rows are of context {int(contexts.max())}, but there are "
-                f"{self.contexts}; it is damaged."
-            )
-        return contexts
-
     def read(self, site: str, start: int, stop: int) -> Tensor:
         """Return rows `start` to `stop` of a site, [rows, width] float32."""
-        info = self.site(site)
-        start, stop = max(0, start), min(stop, self.rows)
-        raw = np.empty((max(0, stop - start), info.width), layout.DTYPES[info.dtype][1])
-        self.read_into(site, start, raw)
-        return layout.from_disk(raw, info.dtype).float()
+        return self[site][max(0, start) : max(0, stop)].float()
 
     def read_into(self, site: str, start: int, out: NDArray[Any]) -> None:
         """Fill `out`, [n, width] of the dtype on disk, with a site's rows from `start` on.
@@ -125,146 +136,127 @@ class Store:
             shard = self.shards[number]
             inside = start + done - shard.first_row
             part = out[done : done + min(len(out) - done, shard.rows - inside)]
-            chunks = self.chunks[number].get(site)
+            chunks = shard.chunks.get(site)
             if chunks is not None:
                 read_rows(self._files, shard.path, chunks, inside, part)
-            else:
-                with reopen(shard.path) as file:
-                    source = np.s_[inside : inside + len(part)]
-                    file[f"sites/{site}/acts"].read_direct(part, source)
+            elif len(part):
+                try:
+                    with reopen(shard.path) as file:
+                        source = np.s_[inside : inside + len(part)]
+                        file[acts(site)].read_direct(part, source)
+                except (OSError, KeyError, RuntimeError, TypeError, ValueError) as problem:
+                    raise StoreError(f"{shard.path} is damaged: {problem}") from problem
             done += len(part)
             number += 1
 
-    def columns(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        """Return the columns of rows `start` to `stop`, which lie in one shard."""
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a column over all rows: `doc`, `context`, `pos`, `token`, `y` or `x`.
+
+        Raises:
+            StoreError: it has no such column, or is damaged.
+        """
+        return np.concatenate(
+            [self._columns(shard, slice(None), [name])[name] for shard in self.shards]
+        )
+
+    @cached_property
+    def context_of_row(self) -> NDArray[np.int64]:
+        """The context of each row, [rows]."""
+        return self.column("context")
+
+    def marked(self, contexts: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Mark the rows of marked contexts, [rows]; a byte a row."""
+        parts: list[NDArray[np.bool_]] = []
         for shard in self.shards:
-            if shard.first_row <= start and stop <= shard.first_row + shard.rows:
-                part = slice(start - shard.first_row, stop - shard.first_row)
-                with reopen(shard.path) as file:
-                    return {name: np.asarray(file["rows"][name][part]) for name in file["rows"]}
-        raise StoreError(f"rows {start} to {stop} do not lie in one shard of {self.folder}.")
+            for start in range(0, shard.rows, _COLUMN_ROWS):
+                part = slice(start, start + _COLUMN_ROWS)
+                parts.append(contexts[self._columns(shard, part, ["context"])["context"]])
+        return np.concatenate(parts)
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[RowBlock]:
+        """Yield all rows in order, in blocks of about `rows`, which cut no context in two.
+
+        A shuffled store's rows are cut anywhere.
+        """
+        for shard in self.shards:
+            start = 0
+            while start < shard.rows:
+                size = rows
+                while True:
+                    columns = self._columns(shard, slice(start, start + size))
+                    stop = min(start + size, shard.rows)
+                    if stop == shard.rows or self.is_shuffled:
+                        break
+                    changes = np.flatnonzero(np.diff(columns["context"]))
+                    if len(changes):
+                        stop = start + int(changes[-1]) + 1
+                        break
+                    size *= 2
+                kept = {name: column[: stop - start] for name, column in columns.items()}
+                yield RowBlock(shard.first_row + start, shard.first_row + stop, kept)
+                start = stop
+
+    def ranges(self, start: int, stop: int) -> Iterator[RowBlock]:
+        """Yield rows `start` to `stop`, cut where a shard ends."""
+        for shard in self.shards:
+            low, high = max(start, shard.first_row), min(stop, shard.first_row + shard.rows)
+            if low < high:
+                part = slice(low - shard.first_row, high - shard.first_row)
+                yield RowBlock(low, high, self._columns(shard, part))
 
     def inputs(self) -> Iterator[ContextInput]:
-        """Yield the contexts in the order in which they were recorded."""
-        index = 0
+        """Yield the contexts in the order in which they were recorded.
+
+        Raises:
+            StoreError: a shard is damaged.
+        """
         for shard in self.shards:
-            with reopen(shard.path) as file:
-                group = file["inputs"]
-                names = read_json(group, "names")
-                arrays = {n: np.asarray(group[n]) for n in group if n != "names"}
-            for i, name in enumerate(names):
-                tokens = thumbnail = None
-                if "tokens" in arrays:
-                    low, high = arrays["offsets"][i : i + 2]
-                    tokens = arrays["tokens"][low:high]
-                if "thumbnails" in arrays:
-                    thumbnail = arrays["thumbnails"][i]
-                yield ContextInput(
-                    index,
-                    int(arrays["document"][i]),
-                    str(name),
-                    int(arrays["start"][i]),
-                    tokens,
-                    thumbnail,
-                    int(arrays["label"][i]),
-                )
-                index += 1
+            try:
+                with reopen(shard.path) as file:
+                    yield from read_inputs(file, shard.first_context, shard.document_base)
+            except (OSError, KeyError, ValueError, TypeError, RuntimeError) as problem:
+                raise StoreError(f"{shard.path} is damaged: {problem}") from problem
 
     def vocabulary(self) -> list[bytes]:
-        """Return what each token id stands for; empty for images."""
+        """Return what each token id stands for; empty for images.
+
+        Raises:
+            StoreError: its file is damaged.
+        """
         path = self.folder / "vocabulary.json"
         if not path.exists():
             return []
-        return [piece.encode("latin-1") for piece in json.loads(path.read_text("utf-8"))]
+        try:
+            return [piece.encode("latin-1") for piece in json.loads(path.read_text("utf-8"))]
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as problem:
+            raise StoreError(f"{path} is damaged: {problem}") from problem
 
     def verify(self) -> list[str]:
-        """Return what is wrong with the files, one line a fault; reads every byte once."""
-        faults: list[str] = []
-        if file_digest(self.folder / "journal.jsonl") != self.manifest["journal_sha256"]:
-            faults.append("journal.jsonl: changed since the store was finished")
-        for shard in self.shards:
-            if file_digest(shard.path) != shard.sha256:
-                faults.append(f"{shard.path.name}: its bytes are not those that were written")
-        return faults
+        """Return what is wrong with the shards, one line a fault; reads every byte once."""
+        return [
+            f"{shard.path.name}: its bytes are not those that were written"
+            for shard in self.shards
+            if file_digest(shard.path) != shard.sha256
+        ]
 
-
-def open_store(path: str | Path) -> Store:
-    """Open a finished store; every shard's structure is checked, its rows are not read.
-
-    Raises:
-        StoreError: there is none, it is damaged or hostile, unfinished, or from a newer version.
-    """
-    folder = refuse_partial(path)
-    manifest = _read_manifest(folder)
-    shards: list[Shard] = []
-    first = 0
-    for line in read_journal(folder):
-        if not _SHARD_NAME.fullmatch(line["shard"]):
-            raise StoreError(f"{folder}/journal.jsonl names {line['shard']!r}, which is no shard.")
-        shard_path = folder / line["shard"]
-        if shard_path.is_symlink() or not shard_path.is_file():
-            raise StoreError(f"{shard_path} is missing; record again, or bring the file back.")
-        shards.append(
-            Shard(shard_path, line["rows"], first, line["contexts"], line["sha256"]),
-        )
-        first += line["rows"]
-    store = _make(folder, manifest, shards)
-    if first != store.rows:
-        raise StoreError(f"{folder}: its shards hold {first} rows, its manifest says {store.rows}.")
-    for number, shard in enumerate(shards):
-        store.chunks[number] = _check_shard(store, shard)
-    return store
-
-
-def _make(folder: Path, manifest: dict[str, Any], shards: list[Shard]) -> Store:
-    try:
-        store = Store(folder, manifest, shards)
-        for site in store.sites.values():
-            layout.check_dtype(site.dtype)
-            store.statistics(site.name)
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise StoreError(f"{folder}/manifest.json is damaged: {problem!r}") from problem
-    return store
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as problem:
-        raise StoreError(f"{folder} is no store: it has no manifest.json.") from problem
-    except (OSError, ValueError) as problem:
-        raise StoreError(f"{path} cannot be read: {problem}") from problem
-    if not isinstance(manifest, dict) or manifest.get("format") != layout.FORMAT:
-        raise StoreError(f"{path} is not the manifest of a store of probe_sae.")
-    if manifest.get("version") != layout.VERSION:
-        raise StoreError(
-            f"{folder} is a store of version {manifest.get('version')}; this probe_sae reads "
-            f"version {layout.VERSION}. Update probe_sae."
-        )
-    return manifest
-
-
-def _check_shard(store: Store, shard: Shard) -> dict[str, RowChunks | None]:
-    """Return where a shard's rows lie.
-
-    Raises:
-        StoreError: its arrays have not the shapes that manifest and journal promise.
-    """
-    chunks: dict[str, RowChunks | None] = {}
-    with open_checked(shard.path) as file:
-        for site in store.sites.values():
-            name = f"sites/{site.name}/acts"
-            acts = file.get(name)
-            wanted = ((shard.rows, site.width), layout.DTYPES[site.dtype][1])
-            if acts is None or (acts.shape, acts.dtype) != wanted:
-                found = "nothing" if acts is None else f"{acts.shape} of {acts.dtype}"
-                raise StoreError(f"{shard.path}: {name} is {found}, expected {wanted}.")
-            chunks[site.name] = row_chunks(acts, shard.path)
-        for column in ("doc", "context", "pos"):
-            if f"rows/{column}" not in file or len(file[f"rows/{column}"]) != shard.rows:
-                raise StoreError(f"{shard.path}: rows/{column} is missing or of wrong length.")
-        for name in ("document", "start", "label", "names"):
-            if f"inputs/{name}" not in file:
-                raise StoreError(f"{shard.path}: inputs/{name} is missing.")
-    return chunks
+    def _columns(
+        self, shard: Shard, part: slice, names: list[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Return columns of a shard's rows; contexts and documents by their number in the store."""
+        try:
+            with reopen(shard.path) as file:
+                group = file["rows"]
+                wanted = list(group) if names is None else names
+                columns = {name: np.asarray(group[name][part]) for name in wanted}
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as problem:
+            raise StoreError(f"{shard.path} is damaged: {problem}") from problem
+        if "doc" in columns:
+            columns["doc"] = columns["doc"].astype(np.int64) + shard.document_base
+        if "context" in columns:
+            contexts = columns["context"] = columns["context"].astype(np.int64) + shard.context_base
+            if len(contexts) and not 0 <= contexts.min() <= contexts.max() < self.contexts:
+                raise StoreError(
+                    f"{shard.path}: rows are of contexts {contexts.min()} to {contexts.max()}, but "
+                    f"there are {self.contexts}; it is damaged."
+                )
+        return columns

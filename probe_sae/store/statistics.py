@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+BLOCK_ROWS = 512
+"""Rows taken in at a time: few enough to stay in the processor's cache."""
 
 
 @dataclass
@@ -23,18 +28,14 @@ class RowStatistics:
 
         Source: Chan, Golub, LeVeque 1979, the pairwise update of mean and scatter.
         """
-        if not len(rows):
-            return
-        rows = rows.double()
-        mean = rows.mean(0)
-        other = RowStatistics(
-            len(rows),
-            mean,
-            (rows - mean).square().sum(0),
-            float(rows.abs().max()),
-            float(rows.norm(dim=1).sum()),
-        )
-        self.merge(other)
+        for block in rows.split(BLOCK_ROWS) if len(rows) else ():
+            values = block.double()
+            norm_sum = float(torch.linalg.vector_norm(values, dim=1).sum())
+            low, high = torch.aminmax(values)
+            mean = values.mean(0)
+            scatter = values.sub_(mean).square_().sum(0)
+            largest = max(-float(low), float(high))
+            self.merge(RowStatistics(len(block), mean, scatter, largest, norm_sum))
 
     def merge(self, other: "RowStatistics") -> None:
         """Take in what `other` has seen."""
@@ -69,6 +70,24 @@ class RowStatistics:
         mean = torch.tensor(saved["mean"], dtype=torch.float64) if saved["mean"] else None
         scatter = torch.tensor(saved["scatter"], dtype=torch.float64) if saved["scatter"] else None
         return cls(saved["count"], mean, scatter, saved["largest"], saved["norm_sum"])
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Return what `from_arrays` reads: every number in an array of its own, [n]."""
+        named = self.to_json().items()
+        return {name: np.atleast_1d(np.array(value, np.float64)) for name, value in named}
+
+    @classmethod
+    def from_arrays(cls, saved: dict[str, NDArray[np.float64]]) -> "RowStatistics":
+        """Return the statistics that `arrays` gave."""
+        return cls.from_json(
+            {
+                "count": int(saved["count"][0]),
+                "mean": saved["mean"].tolist(),
+                "scatter": saved["scatter"].tolist(),
+                "largest": float(saved["largest"][0]),
+                "norm_sum": float(saved["norm_sum"][0]),
+            }
+        )
 
     @property
     def mean_square_norm(self) -> float:

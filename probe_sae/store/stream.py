@@ -21,7 +21,7 @@ from probe_sae.store import layout
 from probe_sae.store.reader import Store
 
 BLOCK_ROWS = 2048
-BUFFER_BYTES = 1 << 29
+BUFFER_BYTES = 1 << 28
 """Of a buffer of rows as they are on disk; two of them are in use."""
 READERS = 2
 """Threads that read."""
@@ -89,8 +89,9 @@ class StoreStream:
         self.store, self.site, self.seed = store, site, seed
         info = store.site(site)
         self.width, self._dtype = info.width, info.dtype
-        self._keep = None if contexts is None else contexts[store.context_of_row]
+        self._keep = None if contexts is None else store.marked(contexts)
         self.rows = store.rows if self._keep is None else int(self._keep.sum())
+        self._contexts = store.contexts if contexts is None else int(contexts.sum())
         if not self.rows:
             raise SettingsError(f"no rows of {store.folder} are left to read; record more.")
 
@@ -102,45 +103,52 @@ class StoreStream:
             batch: rows of a batch; the last may be shorter.
             start: batches to leave out, as an earlier run has seen them; nothing of them is read.
         """
-        fills: list[tuple[_Fill, int]] = []
-        for fill in self._fills(number, batch):
-            count = -(-fill.given // batch)
-            if fills or start < count:
-                fills.append((fill, start))
-            start = max(0, start - count)
-        if not fills:
-            return
+        fills = self._fills(number, batch)
+        fill = next(fills)
+        while start >= (count := -(-fill.given // batch)):
+            start -= count
+            fill = next(fills, None)
+            if fill is None:
+                return
         with ThreadPoolExecutor(READERS) as pool:
-            buffers = [self._buffer(fills), self._buffer(fills[1:])]
+            buffers = [self._buffer(fill, batch) for _ in range(2)]
             batches = _Batches(min(batch, self.rows), self.width)
-            ahead = self._begin(fills[0][0], None, buffers[0], pool)
-            for i, (fill, skip) in enumerate(fills):
-                buffer, reading = ahead
+            reading = self._begin(fill, None, buffers[0], pool)
+            while fill is not None:
                 for part in reading:
                     part.result()
-                rows = layout.from_disk(buffer, self._dtype)
-                order = torch.from_numpy(fill.order)
-                if i + 1 < len(fills):
-                    left = rows.index_select(0, order[fill.given :])
-                    ahead = self._begin(fills[i + 1][0], left, buffers[(i + 1) % 2], pool)
-                for begin in range(skip * batch, fill.given, batch):
-                    wanted = order[begin : min(begin + batch, fill.given)]
-                    yield batches.float32(rows, wanted)
+                rows = layout.from_disk(buffers[0], self._dtype)
+                order, given = torch.from_numpy(fill.order), fill.given
+                fill = next(fills, None)
+                buffers.reverse()
+                if fill is not None:
+                    left = rows.index_select(0, order[given:])
+                    reading = self._begin(fill, left, buffers[0], pool)
+                for begin in range(start * batch, given, batch):
+                    yield batches.float32(rows, order[begin : min(begin + batch, given)])
+                start = 0
 
-    def companions(self, batch: int, context_rows: float) -> float:
-        """Return how many times more rows of its own context a batch's row meets than by chance.
+    def companions(self, batch: int) -> float:
+        """Return how many rows of its own context a batch's row meets, on average; about.
 
-        1 is a perfect shuffle. About (rows of the store) / (rows in the buffer), as long as a
-        context lies in one block.
-
-        Args:
-            batch: rows of a batch.
-            context_rows: rows of a context, on average.
+        The rows of a context lie in one block and so come into one filling of the buffer, whose
+        rows are given out in random order: (rows of a context - 1) * batch / (rows of the buffer).
+        What chance alone would give is the same with the rows of the store instead.
         """
-        buffered = min(self.rows, max(batch, self._capacity))
-        chance = (context_rows - 1) * (batch - 1) / max(1, self.rows - 1)
-        here = (context_rows - 1) * (batch - 1) / max(1, buffered - 1)
-        return here / chance if chance else 1.0
+        context_rows = max(1.0, self.rows / max(1, self._contexts))
+        return (context_rows - 1) * (batch - 1) / max(1, self._buffered(batch) - 1)
+
+    def mixing(self, batch: int) -> float:
+        """Return `companions` over what chance would give: 1 is a perfect shuffle."""
+        if self.store.is_shuffled:
+            return 1.0
+        return max(1, self.rows - 1) / max(1, self._buffered(batch) - 1)
+
+    def _buffered(self, batch: int) -> int:
+        """Return how many rows are mixed with each other."""
+        if self.store.is_shuffled:
+            return self.rows
+        return min(self.rows, max(batch, self._capacity))
 
     def sample(self, count: int) -> Tensor:
         """Return up to `count` rows from blocks spread over the store, [rows, width] float32."""
@@ -201,16 +209,15 @@ class StoreStream:
             before += stop - start
         return np.concatenate(parts)
 
-    def _buffer(self, fills: list[tuple[_Fill, int]]) -> NDArray[Any]:
-        """Return memory for the largest of some fills; reused, since fresh pages cost a copy."""
-        size = max((len(f.left) + len(f.blocks) * BLOCK_ROWS for f, _ in fills), default=0)
+    def _buffer(self, fill: _Fill, batch: int) -> NDArray[Any]:
+        """Return memory for any filling; reused, since fresh pages cost a copy."""
+        size = len(fill.blocks) * BLOCK_ROWS + batch
         return np.empty((size, self.width), layout.DTYPES[self._dtype][1])
 
     def _begin(
         self, fill: _Fill, left: Tensor | None, buffer: NDArray[Any], pool: ThreadPoolExecutor
-    ) -> tuple[NDArray[Any], list[Future[None]]]:
-        """Begin to fill a buffer; return it with what must be waited for."""
-        bounds = [self._bounds(int(block)) for block in fill.blocks]
+    ) -> list[Future[None]]:
+        """Begin to fill a buffer; return what must be waited for."""
         reading: list[Future[None]] = []
         if left is not None:
             buffer[: len(left)] = layout.to_disk(left, self._dtype)
@@ -219,11 +226,12 @@ class StoreStream:
                 part = buffer[i : i + 1]
                 reading.append(pool.submit(self.store.read_into, self.site, int(row), part))
         place = len(fill.left)
-        for start, stop in bounds:
+        for block in fill.blocks:
+            start, stop = self._bounds(int(block))
             part = buffer[place : place + stop - start]
             reading.append(pool.submit(self.store.read_into, self.site, start, part))
             place += stop - start
-        return buffer, reading
+        return reading
 
     def _bounds(self, block: int) -> tuple[int, int]:
         start = block * BLOCK_ROWS

@@ -1,152 +1,216 @@
-"""Write a store: rows in, whole shards out. Memory is one shard, whatever the store's size."""
+"""Write a store: rows in, whole shards out. Memory is a few batches, whatever the store's size."""
 
-import hashlib
-import json
-import os
+import queue
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from probe_sae.errors import ShapeError, StoreError
-from probe_sae.outputs import sync_folder, write_whole
+from probe_sae.errors import ProbeSaeError, ShapeError, StoreError
+from probe_sae.outputs import write_whole
 from probe_sae.store import layout
-from probe_sae.store.hdf5 import write_json
+from probe_sae.store.hdf5 import open_checked
+from probe_sae.store.journal import file_digest, read_journal, write_line
 from probe_sae.store.layout import SiteInfo
+from probe_sae.store.manifest import signed
+from probe_sae.store.recovery import commits_path, publish, recover
 from probe_sae.store.rows import ContextInput, RecordedRows
+from probe_sae.store.shard_file import ShardFile
+from probe_sae.store.shard_parts import (
+    append_inputs,
+    append_rows,
+    append_statistics,
+    read_statistics,
+)
 from probe_sae.store.statistics import RowStatistics
+
+WAITING = 2
+"""Batches that wait to be written; a faster caller waits with them."""
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Rows as they lie on disk."""
+
+    sites: dict[str, NDArray[Any]]
+    """Site name -> [rows, width]."""
+    columns: dict[str, NDArray[Any]]
+    """[rows] each."""
+    contexts: list[ContextInput]
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.columns["context"])
+
+    @property
+    def bytes(self) -> int:
+        """What they take on disk, about."""
+        arrays = [*self.sites.values(), *self.columns.values()]
+        inputs = ((c.tokens, c.thumbnail) for c in self.contexts)
+        return sum(a.nbytes for pair in (arrays, *inputs) for a in pair if a is not None)
 
 
 class StoreWriter:
-    """Collect rows into shards; what `commit` has returned from survives a crash.
+    """Collect rows into shards, on a thread of its own; what is committed survives a crash.
 
-    A shard is written beside its name, synced, renamed, and then entered in the journal: a reader
-    believes the journal alone, so a shard that was cut short does not exist.
+    Use it in a `with` block, which waits for the thread and leaves what came as whole shards,
+    whether or not there was an error.
     """
 
-    def __init__(self, folder: Path, sites: list[SiteInfo], kind: str) -> None:
-        """Begin a store in `folder`, which exists, or continue the one whose journal is there."""
-        self.folder, self.sites, self.kind = folder, sites, kind
-        self.statistics = {site.name: RowStatistics() for site in sites}
-        self.rows = self.contexts = self.shards = 0
-        for line in read_journal(folder):
-            self.rows += line["rows"]
-            self.contexts += line["contexts"]
-            self.shards += 1
-            for name, saved in line["statistics"].items():
-                self.statistics[name].merge(RowStatistics.from_json(saved))
-        self._begin_shard()
+    def __init__(
+        self, folder: Path, sites: list[SiteInfo], kind: str, *, scattered: bool = False
+    ) -> None:
+        """Begin a store in `folder`, which exists, or continue the one whose journal is there.
+
+        Args:
+            folder: where.
+            sites: what is recorded.
+            kind: `text` or `image`.
+            scattered: the rows come in random order, not context by context.
+
+        Raises:
+            StoreError: what is there is damaged.
+        """
+        self.folder, self.kind, self._scattered = folder, kind, scattered
+        self.sites = {site.name: site for site in sites}
+        recover(folder)
+        lines = read_journal(folder / "journal.jsonl")
+        self.rows = sum(line.rows for line in lines)
+        """Rows taken in so far."""
+        self.contexts = sum(line.contexts for line in lines)
+        """Contexts taken in so far, those without rows too."""
+        self._shards = len(lines)
+        self._statistics = {site.name: RowStatistics() for site in sites}
+        for line in lines:
+            with open_checked(folder / line.shard) as file:
+                for name, total in self._statistics.items():
+                    total.merge(read_statistics(file, name))
+        self._shard: _Shard | None = None
+        self._failure: BaseException | None = None
+        self._jobs: queue.Queue[RawRows | None] = queue.Queue(WAITING)
+        self._publisher = ThreadPoolExecutor(1, "probe-sae-publish")
+        self._publishing: Future[None] | None = None
+        self._thread = threading.Thread(target=self._work, name="probe-sae-write", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with suppress(ProbeSaeError):  # the first error is the one to tell
+                self.close()
 
     def append(self, rows: RecordedRows) -> None:
-        """Take in rows of whole contexts, and commit when a shard is full.
+        """Take in rows of whole contexts; they are the caller's again when this returns.
 
         Raises:
             ShapeError: a site is missing, or its rows have another width or number.
-            StoreError: a value is not finite, or too large for the store's dtype.
+            StoreError: a value is not finite or too large for the store's dtype, or the thread
+                could not write what came before.
         """
-        parts: dict[str, np.ndarray] = {}
-        seen: dict[str, RowStatistics] = {}
-        for site in self.sites:
+        raw: dict[str, NDArray[Any]] = {}
+        for site in self.sites.values():
             data = rows.sites[site.name]
             if data.shape != (rows.count, site.width):
                 raise ShapeError(
                     f"{site.name}: got {tuple(data.shape)}, expected ({rows.count}, {site.width})."
                 )
             self._guard(site, data)
-            seen[site.name] = RowStatistics()
-            seen[site.name].add(data)
-            parts[site.name] = layout.to_disk(data, site.dtype)
-        # An interrupt must find all of a batch or nothing of it: from here on nothing is computed,
-        # and what counts as taken in is said last.
-        pending = {name: [*self._parts[name], part] for name, part in parts.items()}
-        columns = {name: [*self._columns.get(name, []), c] for name, c in rows.columns.items()}
-        inputs = [*self._inputs, *rows.contexts]
-        statistics = {name: _merged(self._statistics[name], new) for name, new in seen.items()}
-        size = self._bytes + sum(part.nbytes for part in parts.values())
-        state = (pending, columns, inputs, statistics, self._count + rows.count, size)
-        self._parts, self._columns, self._inputs, self._statistics, self._count, self._bytes = state
-        late = time.monotonic() - self._began > layout.SHARD_SECONDS
-        if self._bytes >= layout.SHARD_BYTES or late:
-            self.commit()
+            raw[site.name] = layout.to_disk(data, site.dtype)
+        self.append_raw(RawRows(raw, dict(rows.columns), rows.contexts))
 
-    def commit(self) -> None:
-        """Write what has been collected as one shard and enter it in the journal."""
-        if not self._inputs:
-            return
-        name = f"shard-{self.shards:05d}.h5"
-        beside = self.folder / f"{name}.writing"
-        try:
-            self._write_shard(beside)
-            digest = file_digest(beside)
-            beside.replace(self.folder / name)
-            sync_folder(self.folder)
-            line = {
-                "shard": name,
-                "rows": self._count,
-                "contexts": len(self._inputs),
-                "sha256": digest,
-                "statistics": {n: s.to_json() for n, s in self._statistics.items()},
-            }
-            with (self.folder / "journal.jsonl").open("a", encoding="utf-8") as journal:
-                journal.write(json.dumps(line, sort_keys=True) + "\n")
-                journal.flush()
-                os.fsync(journal.fileno())
-        except OSError as problem:
-            raise StoreError(
-                f"cannot write {beside}: {problem.strerror}. The {self.rows} rows before it are "
-                "safe; make room and continue with --resume."
-            ) from problem
-        for site, seen in self._statistics.items():
-            self.statistics[site].merge(seen)
-        self.rows += self._count
-        self.contexts += len(self._inputs)
-        self.shards += 1
-        self._begin_shard()
-
-    def finish(self, provenance: dict[str, Any]) -> None:
-        """Commit the rest and write the manifest, which makes the folder a store.
+    def append_raw(self, rows: RawRows) -> None:
+        """Take in rows as they lie on disk; nobody may change them afterwards.
 
         Raises:
-            StoreError: not one row was recorded.
+            StoreError: the thread could not write what came before.
         """
-        self.commit()
+        for piece in self._pieces(rows):
+            self._raise_failure()
+            # An interrupt finds a piece in the queue, or not: nothing is half taken in.
+            self._jobs.put(piece)
+            self.rows += piece.count
+            self.contexts += len(piece.contexts)
+
+    def commit(self) -> None:
+        """Wait until all rows that were taken in are safe.
+
+        Raises:
+            StoreError: they could not be written.
+        """
+        self._jobs.put(None)
+        self._jobs.join()
+        self._raise_failure()
+
+    def close(self) -> None:
+        """Finish the last shard, and wait for it.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        if self._thread.is_alive():
+            self.commit()
+            self._jobs.put(_STOP)
+            self._thread.join()
+        self._publisher.shutdown()
+        if self._publishing is not None and self._failure is None:
+            self._failure = self._publishing.exception()
+        self._raise_failure()
+
+    def finish(
+        self,
+        provenance: dict[str, Any],
+        *,
+        recording: str | None = None,
+        shuffled: dict[str, Any] | None = None,
+    ) -> None:
+        """Finish the last shard and write the manifest, which makes the folder a store.
+
+        Args:
+            provenance: where the rows come from.
+            recording: what they are of (`Store.recording`); by default, these very rows.
+            shuffled: how, where they lie in random order.
+
+        Raises:
+            StoreError: not one row was recorded, or they could not be written.
+        """
+        self.close()
         if not self.rows:
             raise StoreError("not one row was recorded: the dataset holds nothing but padding.")
-        manifest = {
-            "format": layout.FORMAT,
-            "version": layout.VERSION,
-            "kind": self.kind,
-            "rows": self.rows,
-            "contexts": self.contexts,
-            "sites": {site.name: {"width": site.width, "dtype": site.dtype} for site in self.sites},
-            "statistics": {name: seen.to_json() for name, seen in self.statistics.items()},
-            "journal_sha256": file_digest(self.folder / "journal.jsonl"),
-            "provenance": provenance,
-        }
-        write_whole(
-            self.folder / "manifest.json",
-            json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False),
+        write_manifest(
+            self.folder,
+            kind=self.kind,
+            sites=self.sites,
+            statistics=self._statistics,
+            provenance=provenance,
+            recording=recording,
+            shuffled=shuffled,
         )
-
-    @property
-    def collected(self) -> int:
-        """Rows taken in so far, committed or not."""
-        return self.rows + self._count
-
-    def _begin_shard(self) -> None:
-        self._parts: dict[str, list[np.ndarray]] = {site.name: [] for site in self.sites}
-        self._columns: dict[str, list[np.ndarray]] = {}
-        self._inputs: list[ContextInput] = []
-        self._statistics = {site.name: RowStatistics() for site in self.sites}
-        self._count = self._bytes = 0
-        self._began = time.monotonic()
 
     def _guard(self, site: SiteInfo, data: torch.Tensor) -> None:
         """Raise if a value would be stored as something else than a number near it."""
-        largest = float(data.abs().max()) if data.numel() else 0.0
+        if not data.numel():
+            return
+        low, high = torch.aminmax(data)
+        largest = max(-float(low), float(high))
         if not np.isfinite(largest):
             raise StoreError(
                 f"{site.name}: the host gives values that are not finite (row {self.rows} on). "
@@ -158,66 +222,170 @@ class StoreWriter:
                 "Record with --dtype bfloat16 or --dtype float32."
             )
 
-    def _write_shard(self, path: Path) -> None:
-        with h5py.File(path, "w") as file:
-            for site in self.sites:
-                data = np.concatenate(self._parts[site.name])
-                chunk = (min(layout.chunk_rows(site.width, site.dtype), len(data)), site.width)
-                chunk = chunk if len(data) else None
-                acts = file.create_dataset(f"sites/{site.name}/acts", data=data, chunks=chunk)
-                acts.attrs["logical_dtype"] = site.dtype
-            for name, parts in self._columns.items():
-                file.create_dataset(f"rows/{name}", data=np.concatenate(parts))
-            _write_inputs(file.create_group("inputs"), self._inputs)
-        with path.open("rb+") as written:
-            os.fsync(written.fileno())
+    def _pieces(self, rows: RawRows) -> Iterator[RawRows]:
+        """Yield rows in pieces of about a commit's size that cut no context in two."""
+        count = 1 if self._scattered else -(-rows.bytes // layout.COMMIT_BYTES)
+        size = -(-len(rows.contexts) // max(1, count)) or 1
+        row = 0
+        for start in range(0, len(rows.contexts), size):
+            contexts = rows.contexts[start : start + size]
+            is_last = start + size >= len(rows.contexts)
+            end = contexts[-1].index + 1
+            stop = rows.count if is_last else int(np.searchsorted(rows.columns["context"], end))
+            sites = {name: part[row:stop] for name, part in rows.sites.items()}
+            columns = {name: part[row:stop] for name, part in rows.columns.items()}
+            yield RawRows(sites, columns, contexts)
+            row = stop
+        if not rows.contexts and rows.count:
+            yield rows
+
+    def _raise_failure(self) -> None:
+        if self._failure is None:
+            return
+        if isinstance(self._failure, OSError):
+            reason = self._failure.strerror or str(self._failure)
+            raise StoreError(
+                f"cannot write to {self.folder}: {reason}. What was committed before is safe; make "
+                "room and continue with --resume."
+            ) from self._failure
+        raise self._failure
+
+    def _work(self) -> None:
+        """Write what comes, until told to stop; after a failure, take it and drop it."""
+        while True:
+            try:
+                job = self._jobs.get(timeout=self._patience)
+            except queue.Empty:
+                self._try(self._commit)
+                continue
+            if job is _STOP:
+                self._try(self._finish_shard)
+                if self._failure is not None and self._shard is not None:
+                    self._shard.file.abandon()
+                self._jobs.task_done()
+                return
+            if job is None:
+                self._try(self._commit)
+            else:
+                self._try(self._take, job)
+            self._jobs.task_done()
+
+    def _try(self, step: Any, *arguments: Any) -> None:
+        if self._failure is None:
+            try:
+                step(*arguments)
+            except BaseException as problem:
+                self._failure = problem
+
+    @property
+    def _patience(self) -> float | None:
+        """Seconds to wait for rows before those that came are committed."""
+        if self._shard is None or not self._shard.uncommitted:
+            return None
+        return max(0.0, self._shard.began + layout.COMMIT_SECONDS - time.monotonic())
+
+    def _take(self, rows: RawRows) -> None:
+        if self._shard is None:
+            name = layout.shard_name(self._shards)
+            self._shard = _Shard(name, ShardFile(self.folder / f"{name}.writing"), self.sites)
+            self._shards += 1
+        shard = self._shard
+        shard.take(rows)
+        if shard.uncommitted >= layout.COMMIT_BYTES or not self._patience:
+            self._commit()
+        if shard.bytes >= layout.SHARD_BYTES:
+            self._finish_shard()
+
+    def _commit(self) -> None:
+        """Put the rows of the shard on disk, and say so there."""
+        shard = self._shard
+        if shard is None or not shard.uncommitted:
+            return
+        if any(site.compressed for site in self.sites.values()):
+            self._finish_shard()  # a packed chunk cannot be written again in its place
+            return
+        line = {**shard.counts, "arrays": shard.file.sync()}
+        write_line(commits_path(self.folder, shard.name), line)
+        shard.uncommitted = 0
+
+    def _finish_shard(self) -> None:
+        """Close the shard; what is left to do, to hash it most of all, is done beside."""
+        shard = self._shard
+        if shard is None:
+            return
+        append_statistics(shard.file, shard.statistics)
+        shard.file.close()
+        for name, total in self._statistics.items():
+            total.merge(shard.statistics[name])
+        self._shard = None
+        if self._publishing is not None:
+            self._publishing.result()
+        self._publishing = self._publisher.submit(
+            publish, self.folder, shard.file.path, shard.name, shard.counts
+        )
 
 
-def _merged(one: RowStatistics, other: RowStatistics) -> RowStatistics:
-    """Return the statistics of the rows of both."""
-    merged = RowStatistics()
-    merged.merge(one)
-    merged.merge(other)
-    return merged
+class _Shard:
+    """The shard that is being written."""
+
+    def __init__(self, name: str, file: ShardFile, sites: dict[str, SiteInfo]) -> None:
+        self.name, self.file, self._sites = name, file, sites
+        self.statistics = {site: RowStatistics() for site in sites}
+        self.counts = {"rows": 0, "contexts": 0, "documents": 0}
+        self.bytes = self.uncommitted = 0
+        self.began = time.monotonic()
+        self._ends: dict[str, int] = {}
+
+    def take(self, rows: RawRows) -> None:
+        """Append rows and their contexts."""
+        if not self.uncommitted:
+            self.began = time.monotonic()
+        append_rows(self.file, self._sites, rows.sites, rows.columns)
+        append_inputs(self.file, rows.contexts, self._ends)
+        for name, info in self._sites.items():
+            self.statistics[name].add(layout.from_disk(rows.sites[name], info.dtype))
+        documents = [1 + c.document for c in rows.contexts]
+        if rows.count:
+            documents.append(1 + int(rows.columns["doc"].max()))
+        self.counts = {
+            "rows": self.counts["rows"] + rows.count,
+            "contexts": self.counts["contexts"] + len(rows.contexts),
+            "documents": max([self.counts["documents"], *documents]),
+        }
+        self.bytes += rows.bytes
+        self.uncommitted += max(1, rows.bytes)
 
 
-def _write_inputs(group: h5py.Group, contexts: list[ContextInput]) -> None:
-    """Write the contexts themselves, so that an analysis needs neither dataset nor tokenizer."""
-    group.create_dataset("document", data=np.array([c.document for c in contexts], np.uint32))
-    group.create_dataset("start", data=np.array([c.start for c in contexts], np.uint32))
-    group.create_dataset("label", data=np.array([c.label for c in contexts], np.int32))
-    write_json(group, "names", [c.name for c in contexts])
-    tokens = [c.tokens for c in contexts if c.tokens is not None]
-    if tokens:
-        lengths = [len(t) for t in tokens]
-        group.create_dataset("tokens", data=np.concatenate(tokens).astype(np.int32))
-        group.create_dataset("offsets", data=np.cumsum([0, *lengths], dtype=np.int64))
-    thumbnails = [c.thumbnail for c in contexts if c.thumbnail is not None]
-    if thumbnails:
-        group.create_dataset("thumbnails", data=np.stack(thumbnails))
+_STOP = RawRows({}, {}, [])
 
 
-def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Return the journal's lines; a last line that was cut short does not count.
-
-    Raises:
-        StoreError: a line before the last is no JSON object.
-    """
-    path = folder / "journal.jsonl"
-    if not path.exists():
-        return []
-    text = path.read_text("utf-8", "replace")
-    whole, _, _ = text.rpartition("\n")
-    try:
-        lines = [json.loads(line) for line in whole.splitlines()]
-        if all(isinstance(line, dict) and isinstance(line["shard"], str) for line in lines):
-            return lines
-    except (ValueError, KeyError) as problem:
-        raise StoreError(f"{path} is damaged: {problem}") from problem
-    raise StoreError(f"{path} is damaged: a line is no shard.")
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def write_manifest(
+    folder: Path,
+    *,
+    kind: str,
+    sites: dict[str, SiteInfo],
+    statistics: dict[str, RowStatistics],
+    provenance: dict[str, Any],
+    recording: str | None,
+    shuffled: dict[str, Any] | None,
+) -> None:
+    """Write the manifest of a folder whose journal and shards are complete."""
+    journal = folder / "journal.jsonl"
+    lines = read_journal(journal)
+    manifest = {
+        "format": layout.FORMAT,
+        "version": layout.VERSION,
+        "kind": kind,
+        "rows": sum(line.rows for line in lines),
+        "contexts": sum(line.contexts for line in lines),
+        "documents": max((line.document_base + line.documents for line in lines), default=0),
+        "sites": {
+            site.name: {"width": site.width, "dtype": site.dtype, "compressed": site.compressed}
+            for site in sites.values()
+        },
+        "statistics": {name: seen.to_json() for name, seen in statistics.items()},
+        "provenance": provenance,
+        "recording": recording or file_digest(journal),
+        "shuffled": shuffled,
+    }
+    write_whole(folder / "manifest.json", signed(folder, manifest))

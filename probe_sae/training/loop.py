@@ -92,7 +92,7 @@ def _sources(
         "store": {
             "rows": data.rows,
             "contexts": data.contexts,
-            "journal": data.manifest["journal_sha256"],
+            "recording": data.recording,
         },
         "host": data.provenance.get("host"),
         "dataset": data.provenance.get("dataset"),

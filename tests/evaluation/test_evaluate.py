@@ -73,7 +73,7 @@ def test_the_original_loss_is_the_models_own(store: Store, code_lm: Host, stdlib
 
 def test_metrics_are_those_of_the_held_out_rows_alone(store: Store) -> None:
     sae = SAE(TopK(features=64, k=4), store.site().width).requires_grad_(False)
-    known = {"journal": store.manifest["journal_sha256"]}
+    known = {"recording": store.recording}
     split = {"held_out": 0.2, "seed": 3}
     sae.provenance = {"site": SITE, "store": known, "split": split}
     held = held_out(sae, store)

@@ -18,7 +18,7 @@ from probe_sae.recording import (
     dataset_from,
     load_dataset,
 )
-from probe_sae.store import Store, StoreWriter, layout
+from probe_sae.store import RecordedRows, Store, StoreWriter, layout
 
 SITE = "blocks.1.resid_post"
 SMALL = CaptureSettings(max_length=16, batch_size=4, dtype="float32")
@@ -100,26 +100,28 @@ def test_rows_stop_at_a_whole_context(code_lm: Host, texts: Recipe, tmp_path: Pa
     assert store.contexts == len(lengths)
 
 
-def _interrupt_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
-    """Make the writer commit at every batch and be interrupted after some shards."""
+def _interrupt_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Make every batch a shard, and interrupt the recording after some of them."""
     monkeypatch.setattr(layout, "SHARD_BYTES", 1)
-    commit = StoreWriter.commit
+    append, calls = StoreWriter.append, 0
 
-    def interrupted(self: StoreWriter) -> None:
-        commit(self)
-        if self.shards == shards:
+    def interrupted(self: StoreWriter, rows: RecordedRows) -> None:
+        nonlocal calls
+        append(self, rows)
+        calls += 1
+        if calls == batches:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(StoreWriter, "commit", interrupted)
+    monkeypatch.setattr(StoreWriter, "append", interrupted)
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("batches", [1, 3])
 def test_a_resumed_recording_equals_an_uninterrupted_one(
-    code_lm: Host, texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+    code_lm: Host, texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
 ) -> None:
     whole = capture(code_lm, texts, SITE, tmp_path / "whole", SMALL)
     with monkeypatch.context() as patched:
-        _interrupt_after(patched, shards)
+        _interrupt_after(patched, batches)
         with pytest.raises(KeyboardInterrupt):
             capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
     with pytest.raises(OutputExists, match="--resume"):
@@ -259,7 +261,6 @@ def test_a_shard_without_rows_can_be_read(
     code_lm: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "SHARD_BYTES", 1)
-    monkeypatch.setattr(layout, "SHARD_SECONDS", 0.0)
     texts = [code_lm.tokenizer.bos_token, "import os"]
     recipe = dataset_from(lambda: texts, name="with nothing", kind="text")
     settings = CaptureSettings(batch_size=1, dtype="float32")

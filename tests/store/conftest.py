@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from probe_sae.store import ContextInput, RecordedRows, SiteInfo, Store, StoreWriter, open_store
+from probe_sae.store.manifest import signed
 
 MakeStore = Callable[..., Store]
 
@@ -24,6 +26,12 @@ def some_rows(lengths: list[int], width: int, first: int = 0, seed: int = 0) -> 
     return RecordedRows({"site": rows}, columns, contexts)
 
 
+def forge(folder: Path, **changes: object) -> None:
+    """Change a store's manifest as an attacker would, with digests that are right."""
+    path = folder / "manifest.json"
+    path.write_text(signed(folder, json.loads(path.read_text()) | changes))
+
+
 @pytest.fixture
 def make_store(tmp_path: Path) -> MakeStore:
     def make(
@@ -35,9 +43,9 @@ def make_store(tmp_path: Path) -> MakeStore:
     ) -> Store:
         folder = tmp_path / name
         folder.mkdir()
-        writer = StoreWriter(folder, [SiteInfo("site", width, dtype)], "text")
-        writer.append(some_rows(lengths, width, seed=seed))
-        writer.finish({"host": {}, "dataset": {}})
+        with StoreWriter(folder, [SiteInfo("site", width, dtype)], "text") as writer:
+            writer.append(some_rows(lengths, width, seed=seed))
+            writer.finish({"host": {}, "dataset": {}})
         return open_store(folder)
 
     return make

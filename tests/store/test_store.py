@@ -1,6 +1,5 @@
 """What is written is what is read; what is damaged, hostile or newer is refused."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import pytest
 import torch
 
 from probe_sae.errors import SiteNotFound, StoreError
-from probe_sae.store import SiteInfo, Store, StoreWriter, layout, open_store
+from probe_sae.store import SiteInfo, StoreWriter, layout, open_store
 
-from .conftest import MakeStore, some_rows
+from .conftest import MakeStore, forge, some_rows
 
 
 @pytest.mark.parametrize(
@@ -76,16 +75,19 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_shard_without_a_journal_line_does_not_exist(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path, [SiteInfo("site", 4, "float32")], "text")
-    writer.append(some_rows([3], 4))
-    writer.commit()
+    with StoreWriter(tmp_path, [SiteInfo("site", 4, "float32")], "text") as writer:
+        writer.append(some_rows([3], 4))
     (tmp_path / "shard-00001.h5.writing").write_bytes(b"cut short")
     with (tmp_path / "journal.jsonl").open("a") as journal:
         journal.write('{"shard": "shard-00001.h5", "ro')
 
-    again = StoreWriter(tmp_path, [SiteInfo("site", 4, "float32")], "text")
+    with StoreWriter(tmp_path, [SiteInfo("site", 4, "float32")], "text") as again:
+        assert (again.rows, again.contexts) == (3, 1)
+        again.append(some_rows([2], 4, first=1))
+        again.finish({})
 
-    assert (again.rows, again.contexts, again.shards) == (3, 1, 1)
+    assert open_store(tmp_path).rows == 5
+    assert not list(tmp_path.glob("*.writing"))
 
 
 def test_a_store_is_plain_hdf5(make_store: MakeStore) -> None:
@@ -101,27 +103,22 @@ def test_a_site_that_is_not_there_names_what_is_near(make_store: MakeStore) -> N
         make_store([3]).site("sit")
 
 
-def _manifest(store: Store, **changes: Any) -> None:
-    path = store.folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"version": 2}, "version 2; this probe_sae reads version 1. Update"),
         ({"format": "zip"}, "not the manifest"),
         ({"rows": 99}, "shards hold 8 rows"),
-        ({"sites": {"other": {"width": 8, "dtype": "float32"}}}, "damaged"),
-        ({"sites": {"site": {"width": 9, "dtype": "float32"}}}, "expected"),
-        ({"sites": {"site": {"width": 8, "dtype": "object"}}}, "object"),
+        ({"sites": {"other": {"width": 8, "dtype": "float32", "compressed": False}}}, "damaged"),
+        ({"sites": {"site": {"width": 9, "dtype": "float32", "compressed": False}}}, "width"),
+        ({"sites": {"site": {"width": 8, "dtype": "object", "compressed": False}}}, "object"),
     ],
 )
 def test_a_manifest_that_is_wrong_is_refused(
     make_store: MakeStore, changes: dict[str, Any], message: str
 ) -> None:
     store = make_store([8])
-    _manifest(store, **changes)
+    forge(store.folder, **changes)
 
     with pytest.raises(Exception, match=message) as caught:
         open_store(store.folder)
@@ -184,6 +181,7 @@ def test_a_journal_cannot_name_files_outside(make_store: MakeStore) -> None:
     store = make_store([8])
     path = store.folder / "journal.jsonl"
     path.write_text(path.read_text().replace("shard-00000.h5", "../other.h5"))
+    forge(store.folder)
 
     with pytest.raises(StoreError, match="no shard"):
         open_store(store.folder)
@@ -210,8 +208,22 @@ def test_every_changed_byte_of_a_shard_is_found(make_store: MakeStore) -> None:
     assert store.verify() == []
 
 
+@pytest.mark.parametrize("file", ["manifest.json", "journal.jsonl"])
+def test_every_changed_byte_of_a_small_file_is_found(make_store: MakeStore, file: str) -> None:
+    path = make_store([8]).folder / file
+    whole = path.read_bytes()
+
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(StoreError):
+            open_store(path.parent)
+    path.write_bytes(whole)
+    assert open_store(path.parent).verify() == []
+
+
 def test_chunks_are_of_some_megabytes() -> None:
-    for width in (16, 768, 4096, 100_000):
-        size = layout.chunk_rows(width, "float16") * width * 2
-        assert size <= layout.CHUNK_BYTES or layout.chunk_rows(width, "float16") == 1
-        assert size > layout.CHUNK_BYTES // 4
+    for row_bytes in (200, 1536, 8192, 200_000):
+        size = layout.chunk_rows(row_bytes) * row_bytes
+        assert layout.CHUNK_BYTES // 2 < size <= layout.CHUNK_BYTES
+    assert layout.chunk_rows(4) == 16_384
+    assert layout.chunk_rows(10 << 20) == 1

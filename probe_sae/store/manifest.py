@@ -1,0 +1,68 @@
+"""The manifest: what a store is. It holds the digests of everything else, and its own."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from probe_sae.errors import StoreError
+from probe_sae.store import layout
+from probe_sae.store.journal import file_digest
+
+_FILES = ("journal.jsonl", "vocabulary.json")
+MAX_BYTES = 1 << 30
+
+
+def signed(folder: Path, manifest: dict[str, Any]) -> str:
+    """Return a manifest's text, with the digests of the small files beside it and its own."""
+    files = {name: file_digest(folder / name) for name in _FILES if (folder / name).exists()}
+    whole = manifest | {"files": files}
+    whole.pop("sha256", None)
+    return _text(whole | {"sha256": hashlib.sha256(_text(whole).encode()).hexdigest()})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a store, whose small files are those that were written.
+
+    Raises:
+        StoreError: there is none, it or one of the files is damaged, or it is of a newer version.
+    """
+    path = folder / "manifest.json"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise StoreError(f"{path} is over a gigabyte; refused.")
+        text = path.read_text("utf-8")
+        manifest = json.loads(text)
+    except FileNotFoundError as problem:
+        raise StoreError(f"{folder} is no store: it has no manifest.json.") from problem
+    except (OSError, ValueError, RecursionError) as problem:
+        raise StoreError(f"{path} cannot be read: {problem}") from problem
+    if not isinstance(manifest, dict) or manifest.get("format") != layout.FORMAT:
+        raise StoreError(f"{path} is not the manifest of a store of probe_sae.")
+    if manifest.get("version") != layout.VERSION:
+        raise StoreError(
+            f"{folder} is a store of version {manifest.get('version')}; this probe_sae reads "
+            f"version {layout.VERSION}. Update probe_sae."
+        )
+    _check_digests(folder, manifest, text)
+    return manifest
+
+
+def _check_digests(folder: Path, manifest: dict[str, Any], text: str) -> None:
+    unsigned = {key: value for key, value in manifest.items() if key != "sha256"}
+    digest = hashlib.sha256(_text(unsigned).encode("utf-8", "surrogatepass")).hexdigest()
+    if manifest.get("sha256") != digest or _text(manifest) != text:
+        raise StoreError(f"{folder}/manifest.json is damaged: its bytes are not those written.")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or "journal.jsonl" not in files:
+        raise StoreError(f"{folder}/manifest.json is damaged: it has no digest of the journal.")
+    for name in _FILES:
+        path = folder / name
+        if path.is_symlink():
+            raise StoreError(f"{path} is a link; refused.")
+        if path.exists() != (name in files) or (name in files and file_digest(path) != files[name]):
+            raise StoreError(f"{path} is damaged: its bytes are not those written.")
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, indent=1, sort_keys=True)
