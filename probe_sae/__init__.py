@@ -22,7 +22,14 @@ if TYPE_CHECKING:
         load_host,
         tap,
     )
-    from probe_sae.recording import CaptureSettings, Recipe, capture, dataset_from, load_dataset
+    from probe_sae.recording import (
+        CaptureSettings,
+        HostStream,
+        Recipe,
+        capture,
+        dataset_from,
+        load_dataset,
+    )
     from probe_sae.reporting import write_report
     from probe_sae.sae import (
         SAE,
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
         fraction_unexplained,
         load_sae,
     )
-    from probe_sae.store import Store, open_store
+    from probe_sae.store import Store, join_stores, merge_stores, open_store, shuffle_store
     from probe_sae.training import TrainSettings, train
 
 _HOMES = {
@@ -51,10 +58,17 @@ _HOMES = {
         "load_host",
         "tap",
     ),
-    "recording": ("CaptureSettings", "Recipe", "capture", "dataset_from", "load_dataset"),
+    "recording": (
+        "CaptureSettings",
+        "HostStream",
+        "Recipe",
+        "capture",
+        "dataset_from",
+        "load_dataset",
+    ),
     "reporting": ("write_report",),
     "sae": ("SAE", "BatchTopK", "SparseCodes", "TopK", "fraction_unexplained", "load_sae"),
-    "store": ("Store", "open_store"),
+    "store": ("Store", "join_stores", "merge_stores", "open_store", "shuffle_store"),
     "training": ("TrainSettings", "train"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -69,6 +83,7 @@ __all__ = [
     "Clamp",
     "Evaluation",
     "Host",
+    "HostStream",
     "Patch",
     "ProbeSaeError",
     "Recipe",
@@ -85,11 +100,14 @@ __all__ = [
     "edit",
     "evaluate",
     "fraction_unexplained",
+    "join_stores",
     "load_analysis",
     "load_dataset",
     "load_host",
     "load_sae",
+    "merge_stores",
     "open_store",
+    "shuffle_store",
     "steer",
     "tap",
     "train",

@@ -21,6 +21,7 @@ from probe_sae.analysis.result import Analysis, Examples, Features
 from probe_sae.analysis.saved import save_analysis
 from probe_sae.analysis.structure import feature_map, logit_effects, modules, nearest
 from probe_sae.analysis.tally import Tally
+from probe_sae.errors import StoreError
 from probe_sae.evaluation import Evaluation, check_width, finite, held_out
 from probe_sae.host import Host, versions
 from probe_sae.outputs import whole_folder
@@ -56,11 +57,17 @@ def analyse(
 
     Raises:
         ShapeError: the store's rows are not d_model long.
+        StoreError: the store was shuffled.
         OutputExists: `out` is there already.
     """
     if not isinstance(sae, SAE):
         sae = load_sae(sae)
     opened = store if isinstance(store, Store) else open_store(store)
+    if opened.is_shuffled:
+        raise StoreError(
+            f"the rows of {opened.folder} lie in random order, and examples need their contexts; "
+            "analyse the store that it was shuffled from."
+        )
     site = opened.site(sae.provenance.get("site")).name
     check_width(sae, opened, site)
     chosen = np.ones(opened.contexts, np.bool_) if rows == "all" else held_out(sae, opened)

@@ -28,6 +28,9 @@ def capture_command(
     pack: Annotated[
         bool, typer.Option("--pack", help="Fill contexts with several documents.")
     ] = False,
+    compress: Annotated[
+        bool, typer.Option("--compress", help="Pack the rows: for sites that are mostly zeros.")
+    ] = False,
     root: Root = None,
     device: Device = None,
     resume: Resume = False,
@@ -50,6 +53,7 @@ def capture_command(
         tokens=tokens,
         stride=stride,
         pack=pack,
+        compress=compress,
     )
     recipe = load_dataset(dataset, root=root)
     loaded = load_host(host, device=device)

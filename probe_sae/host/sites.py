@@ -69,7 +69,7 @@ def find_sites(
     """
     found: dict[str, Site] = {}
     for pattern in patterns:
-        for name in _braces(pattern):
+        for name in expand_braces(pattern):
             if name.startswith("path:"):
                 matches = [_raw(name, model)]
             else:
@@ -127,10 +127,12 @@ def _raw(name: str, model: nn.Module) -> Site:
     return Site(full, path, io, layout=layout or "auto", call=which)
 
 
-def _braces(pattern: str) -> list[str]:
+def expand_braces(pattern: str) -> list[str]:
     """Return the patterns that `a.{0,2}.b` stands for."""
     inside = re.search(r"\{([^{}]*)\}", pattern)
     if inside is None:
         return [pattern]
     head, tail = pattern[: inside.start()], pattern[inside.end() :]
-    return [name for part in inside[1].split(",") for name in _braces(head + part.strip() + tail)]
+    return [
+        name for part in inside[1].split(",") for name in expand_braces(head + part.strip() + tail)
+    ]

@@ -5,10 +5,12 @@ from probe_sae.recording.contexts import frame_of
 from probe_sae.recording.recipe import Recipe, dataset_from, load_dataset, recipe_names
 from probe_sae.recording.recorder import CaptureSettings, capture
 from probe_sae.recording.rows import RowGatherer
+from probe_sae.recording.streaming import HostStream
 
 __all__ = [
     "Batch",
     "CaptureSettings",
+    "HostStream",
     "Recipe",
     "RowGatherer",
     "as_recorded",

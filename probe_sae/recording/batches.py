@@ -1,6 +1,6 @@
 """Batches of contexts as a host takes them, with which of its positions are rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -14,11 +14,13 @@ from torch.nn.functional import interpolate
 from probe_sae.errors import DatasetError
 from probe_sae.host import Host
 from probe_sae.recording.contexts import TextContext, text_contexts
-from probe_sae.recording.documents import pictures
+from probe_sae.recording.documents import Picture, pictures
 from probe_sae.recording.recipe import Recipe
 from probe_sae.store import ContextInput
 
 T = TypeVar("T")
+Arrange = Callable[[Iterator[tuple[int, Any]]], Iterator[tuple[int, Any]]]
+"""Takes numbered contexts in the recipe's order and gives those that are wanted, in its own."""
 THUMBNAIL = 112
 """Longest side of a stored thumbnail, in pixels."""
 
@@ -47,6 +49,7 @@ def batches(
     batch_size: int = 32,
     stride: int | None = None,
     pack: bool = False,
+    arrange: Arrange | None = None,
 ) -> Iterator[Batch]:
     """Yield a recipe's contexts in batches, always the same in the same order.
 
@@ -59,6 +62,7 @@ def batches(
         batch_size: contexts in a batch.
         stride: tokens from one context's beginning to the next's; see `text_contexts`.
         pack: fill contexts with several documents.
+        arrange: chooses among the contexts and puts them in another order.
 
     Raises:
         DatasetError: the recipe does not fit the host, cannot be read, or is empty.
@@ -72,8 +76,16 @@ def batches(
         )
     if recipe.kind == "text":
         contexts = text_contexts(host, recipe, max_length=max_length, stride=stride, pack=pack)
-        return (_text_batch(host, group) for group in _groups(contexts, batch_size))
-    return _image_batches(host, recipe, batch_size)
+        texts = ((context.input.index, context) for context in contexts)
+        return (
+            _text_batch(host, group) for group in _groups(_arranged(texts, arrange), batch_size)
+        )
+    images = ((picture.index, picture) for picture in pictures(recipe))
+    return (_image_batch(host, group) for group in _groups(_arranged(images, arrange), batch_size))
+
+
+def _arranged(items: Iterator[tuple[int, T]], arrange: Arrange | None) -> Iterator[T]:
+    return (item for _, item in (items if arrange is None else arrange(items)))
 
 
 def as_recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,16 +141,15 @@ def tokens_of(context: ContextInput) -> NDArray[np.int32]:
     return context.tokens
 
 
-def _image_batches(host: Host, recipe: Recipe, size: int) -> Iterator[Batch]:
-    for group in _groups(pictures(recipe), size):
-        inputs = host.image_inputs([picture.pixels for picture in group])
-        thumbnails = _thumbnails(next(iter(inputs.values())), host.processor)
-        contexts = [
-            ContextInput(p.index, p.index, p.name, 0, None, thumbnails[i], p.label)
-            for i, p in enumerate(group)
-        ]
-        labels = torch.tensor([picture.label for picture in group])
-        yield Batch(inputs, contexts, None, None, labels)
+def _image_batch(host: Host, group: list[Picture]) -> Batch:
+    inputs = host.image_inputs([picture.pixels for picture in group])
+    thumbnails = _thumbnails(next(iter(inputs.values())), host.processor)
+    contexts = [
+        ContextInput(p.index, p.index, p.name, 0, None, thumbnails[i], p.label)
+        for i, p in enumerate(group)
+    ]
+    labels = torch.tensor([picture.label for picture in group])
+    return Batch(inputs, contexts, None, None, labels)
 
 
 def _thumbnails(pixel_values: Tensor, processor: Any) -> NDArray[np.uint8]:

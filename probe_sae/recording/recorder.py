@@ -94,7 +94,7 @@ def capture(
                 f"{site.name} sees {site.kind}s, but dataset {recipe.name} holds {recipe.kind}s."
             )
     host = host.only(found, recipe.kind)
-    provenance = _provenance(host, recipe, found, settings)
+    provenance = provenance_of(host, recipe, found, settings)
     finished = open_store(out) if resume and Path(out).exists() else None
     if finished is not None and not _wants_more(finished, provenance):
         say(f"{out} is finished already; nothing to do.")
@@ -110,7 +110,7 @@ def capture(
         if recipe.kind == "text":
             _write_vocabulary(partial, host)
         more = {"grid": grid, "classes": class_names(recipe)}
-        writer.finish(provenance | more, recording=_recording(provenance))
+        writer.finish(provenance | more, recording=recording_of(provenance))
         (partial / "recording.json").unlink()
     return open_store(out)
 
@@ -179,7 +179,7 @@ def _wants_more(store: Store, provenance: dict[str, Any]) -> bool:
     return before.get("rows") is not None and (rows is None or rows > store.rows)
 
 
-def _recording(provenance: dict[str, Any]) -> str:
+def recording_of(provenance: dict[str, Any]) -> str:
     """Return what the rows are of, however many there are: host, inputs and their contexts."""
     named = {name: provenance["settings"][name] for name in ("tokens", "max_length")}
     named |= {name: provenance["settings"][name] for name in ("stride", "pack")}
@@ -187,7 +187,7 @@ def _recording(provenance: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def _provenance(
+def provenance_of(
     host: Host, recipe: Recipe, sites: list[Site], settings: CaptureSettings
 ) -> dict[str, Any]:
     """Return what the rows depend on; a recording goes on only where all of it is the same."""

@@ -4,10 +4,10 @@ from probe_sae.store.layout import SiteInfo
 from probe_sae.store.merge import link_shards, merge_stores
 from probe_sae.store.opening import join_stores, open_store
 from probe_sae.store.reader import Store
-from probe_sae.store.rows import ContextInput, RecordedRows, Stream
+from probe_sae.store.rows import ContextInput, RecordedRows, SplitStream, Stream
 from probe_sae.store.shuffle import shuffle_store
 from probe_sae.store.site_rows import SiteRows
-from probe_sae.store.stream import StoreStream, TensorStream, held_out_contexts
+from probe_sae.store.stream import StoreStream, TensorStream, held_out_contexts, is_held_out
 from probe_sae.store.writer import StoreWriter
 
 __all__ = [
@@ -15,12 +15,14 @@ __all__ = [
     "RecordedRows",
     "SiteInfo",
     "SiteRows",
+    "SplitStream",
     "Store",
     "StoreStream",
     "StoreWriter",
     "Stream",
     "TensorStream",
     "held_out_contexts",
+    "is_held_out",
     "join_stores",
     "link_shards",
     "merge_stores",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,13 +51,26 @@ class Stream(Protocol):
 
     width: int
     """Length of a row."""
-    rows: int
-    """Rows in one epoch."""
 
-    def epoch(self, number: int, batch: int) -> Iterator[Tensor]:
-        """Yield [batch, width] float32 tensors: each row once, in an order of this epoch's own."""
+    def epoch(self, number: int, batch: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield [batch, width] float32 tensors: each row once, in an order of this epoch's own.
+
+        The first `start` batches, which an earlier run has seen, are left out.
+        """
         ...
 
     def sample(self, count: int) -> Tensor:
         """Return up to `count` rows, [rows, width] float32, spread over the stream."""
+        ...
+
+
+@runtime_checkable
+class SplitStream(Stream, Protocol):
+    """A stream that can keep contexts from training."""
+
+    provenance: dict[str, Any]
+    """Where its rows come from: site, host, dataset."""
+
+    def split(self, share: float, seed: int) -> tuple[Stream, Stream]:
+        """Return a stream without the held-out contexts, and one of them; see `is_held_out`."""
         ...
