@@ -24,8 +24,10 @@ from probe_sae.store import is_held_out
 T = TypeVar("T")
 BUFFER_BYTES = 1 << 29
 """Of the buffer of rows, float32."""
-MIXED_CONTEXTS = {"text": 16_384, "image": 1024}
-"""Contexts among which the next is drawn."""
+MIXED_CONTEXTS = {"text": 4096, "image": 1024}
+"""Contexts among which the next is drawn; they wait as tokens or pixels."""
+SAMPLED_CONTEXTS = 1024
+"""The same of samples, which must not wait for so many."""
 _SAMPLE = 1 << 32
 """The epoch that samples are drawn from."""
 
@@ -80,7 +82,7 @@ class HostStream:
             **{name: provenance[name] for name in ("host", "dataset", "versions")},
         }
         self._gatherer = RowGatherer(self._host, found, self._settings.tokens)
-        first = next(self._rows(0), None)
+        first = next(self._rows(None), None)
         if first is None:
             raise DatasetError(f"dataset {self._recipe.name} holds nothing to train on.")
         self.width = first.shape[1]
@@ -139,14 +141,17 @@ class HostStream:
         other.__dict__ |= self.__dict__ | {"_share": share}
         return other
 
-    def _rows(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+    def _rows(self, epoch: int | None, start: int = 0) -> Iterator[Tensor]:
         """Yield the rows of an epoch, batch by batch of the host, from row `start` on.
 
-        The host does not run on what lies before.
+        The host does not run on what lies before. Without an epoch, in the recipe's order.
         """
         taken = 0
         settings = as_recorded(asdict(self._settings))
-        arranged = _Arranged(self._seed, epoch, MIXED_CONTEXTS[self._recipe.kind], self._share)
+        arranged = None
+        if epoch is not None:
+            among = SAMPLED_CONTEXTS if epoch == _SAMPLE else MIXED_CONTEXTS[self._recipe.kind]
+            arranged = _Arranged(self._seed, epoch, among, self._share)
         watch = SiteWatch(self._host, [self._site], self._gatherer.see, stop=True)
         for batch in batches(self._host, self._recipe, **settings, arrange=arranged):
             expected = self._expected(batch)

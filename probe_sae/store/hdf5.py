@@ -72,7 +72,7 @@ def _check_group(root: h5py.File, path: Path, error: type[Exception], size: int)
         for name in group:
             seen += 1
             if seen > MAX_OBJECTS:
-                raise error(f"{path} holds over {MAX_OBJECTS} objects; this is no store.")
+                raise error(f"{path} holds over {MAX_OBJECTS} objects, this is no store; refused.")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise error(f"{path}: {name!r} links elsewhere; refused.")
             item = group[name]
@@ -99,7 +99,7 @@ def _check_dataset(data: h5py.Dataset, path: Path, error: type[Exception], size:
     for number in filters:
         if number not in ALLOWED_FILTERS:
             raise error(
-                f"{where} needs filter {number}; known: {sorted(ALLOWED_FILTERS.values())}."
+                f"{where} needs filter {number}, expected {sorted(ALLOWED_FILTERS.values())}."
             )
     declared = int(data.size or 0) * kind.itemsize
     if filters and math.prod(data.chunks or ()) * kind.itemsize > MAX_CHUNK:

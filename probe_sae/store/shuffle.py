@@ -167,9 +167,9 @@ class _Shuffle:
             part = records[order[begin : begin + begins.step]]
             upto = self._store.contexts * (writer.rows + len(part)) // self._store.rows
             contexts = list(islice(inputs, upto - writer.contexts))
-            sites = {site.name: part[f"site {i}"] for i, site in enumerate(self._sites)}
-            columns = {name: part[name] for name in self._record.names or () if name[:5] != "site "}
-            writer.append_raw(RawRows(sites, columns, contexts))
+            fields = {name: np.ascontiguousarray(part[name]) for name in self._record.names or ()}
+            sites = {site.name: fields.pop(f"site {i}") for i, site in enumerate(self._sites)}
+            writer.append_raw(RawRows(sites, fields, contexts))
 
     def _begun(self, plan: _Plan, size: int) -> _Plan:
         """Enter the plan of a new shuffle, or return that of the one to continue."""

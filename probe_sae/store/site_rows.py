@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from probe_sae.errors import ShapeError
 from probe_sae.store import layout
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from probe_sae.store.layout import SiteInfo
     from probe_sae.store.reader import Store
 
 
-class SiteRows:
+class SiteRows(Dataset[Tensor]):
     """What `store[site]` is; also a dataset for `torch.utils.data.DataLoader`, with workers too."""
 
     def __init__(self, store: Store, site: SiteInfo) -> None:
@@ -39,24 +39,25 @@ class SiteRows:
         """Rows and width."""
         return self._store.rows, self._site.width
 
-    def __getitem__(self, rows: int | slice | ArrayLike | Tensor) -> Tensor:
+    def __getitem__(self, index: int | slice | ArrayLike | Tensor) -> Tensor:
         """Return a row, [width], or rows, [rows, width], in the store's dtype.
 
         Args:
-            rows: a number, a slice, or an array of numbers; negative ones count from the end.
+            index: a row's number, a slice, an array of numbers, of which negative ones count from
+                the end, or an array that marks rows, [rows] bool.
 
         Raises:
             IndexError: there is no such row.
             StoreError: a file cannot be read.
         """
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
             if step == 1:
                 out = self._empty(max(0, stop - start))
                 self._store.read_into(self._site.name, start, out)
                 return layout.from_disk(out, self._site.dtype)
-            rows = np.arange(start, stop, step)
-        numbers: NDArray[Any] = np.asarray(cast("Any", rows))
+            index = np.arange(start, stop, step)
+        numbers: NDArray[Any] = np.asarray(cast("Any", index))
         if numbers.dtype == np.bool_ and numbers.shape == (len(self),):
             numbers = np.flatnonzero(numbers)
         elif not numbers.size:

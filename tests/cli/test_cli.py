@@ -28,6 +28,8 @@ COMMANDS = [
     "guide",
     "store info",
     "store verify",
+    "store shuffle",
+    "store merge",
 ]
 
 
@@ -192,6 +194,13 @@ def test_the_version_is_printed() -> None:
         ("train {root}/store --set lr=high --out {new}", "expected key=number"),
         ("train {root}/store --site embed --out {new}", "has no site 'embed'"),
         ("train {root}/sae --out {new}", "is no store"),
+        ("train --out {new}", "takes a STORE, or --host"),
+        ("train {root}/store --host bundled:code-lm --out {new}", "takes a STORE, or --host"),
+        ("train --host bundled:code-lm --dataset stdlib --out {new}", "takes a STORE, or --host"),
+        ("store shuffle {root}/sae --out {new}", "is no store"),
+        ("store shuffle {root}/store --out {root}/sae", "exists already"),
+        ("store merge {root}/store {root}/sae --out {new}", "is no store"),
+        ("store merge {root}/store --site blocks.1.resid_post --out {new}", "has no site"),
         ("train {newer} --out {new}", "version 2; this probe_sae reads version 1"),
         ("evaluate {root}/sae {newer}", "Update probe_sae"),
         ("evaluate {root}/sae {root}/store --host bundled:code-lm", "go together"),

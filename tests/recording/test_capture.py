@@ -18,7 +18,7 @@ from probe_sae.recording import (
     dataset_from,
     load_dataset,
 )
-from probe_sae.store import RecordedRows, Store, StoreWriter, layout
+from probe_sae.store import RecordedRows, Store, StoreWriter, layout, open_store
 
 SITE = "blocks.1.resid_post"
 SMALL = CaptureSettings(max_length=16, batch_size=4, dtype="float32")
@@ -309,3 +309,52 @@ def test_resuming_a_finished_recording_of_something_else_says_so(
 
     assert again.rows == store.rows
     assert "nothing to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_more_rows_are_recorded_after_those_of_a_finished_store(
+    code_lm: Host, texts: Recipe, tmp_path: Path, batch_size: int
+) -> None:
+    def record(name: str, rows: int | None) -> Store:
+        settings = CaptureSettings(rows, 16, batch_size, "float32")
+        return capture(code_lm, texts, SITE, tmp_path / name, settings, resume=True)
+
+    longer = record("at once", 250)
+    all_of_it = record("all", None)
+
+    first = record("store", 60)
+    more = record("store", 250)
+
+    assert first.rows < 100
+    assert more.shards[0].rows == first.rows
+    _assert_same(more, longer)
+    assert record("store", 100).rows == more.rows  # it has them already
+    _assert_same(record("store", None), all_of_it)
+    assert more.recording == all_of_it.recording == first.recording
+    assert not (tmp_path / "store.partial").exists()
+
+
+def test_an_interrupt_while_more_is_recorded_leaves_the_store_as_it_was(
+    code_lm: Host, texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = (CaptureSettings(rows, 16, 4, "float32") for rows in (60, 250))
+    whole = capture(code_lm, texts, SITE, tmp_path / "whole", many)
+    capture(code_lm, texts, SITE, tmp_path / "store", few)
+    with monkeypatch.context() as patched:
+        _interrupt_after(patched, 2)
+        with pytest.raises(KeyboardInterrupt):
+            capture(code_lm, texts, SITE, tmp_path / "store", many, resume=True)
+
+    assert open_store(tmp_path / "store").rows < 100
+    _assert_same(capture(code_lm, texts, SITE, tmp_path / "store", many, resume=True), whole)
+
+
+def test_patches_know_where_they_lie(tmp_path: Path, images: Path) -> None:
+    host = load_host("torchvision:squeezenet1_1@random", device="cpu")
+    site = "path:features.3@out"
+    store = capture(host, load_dataset(images), site, tmp_path / "store", CaptureSettings())
+
+    height, width = store.provenance["grid"]
+    y, x = store.column("y").astype(int), store.column("x").astype(int)
+    assert (y * width + x == store.column("pos")).all()
+    assert (y.max(), x.max()) == (height - 1, width - 1)

@@ -1,11 +1,9 @@
 """What is written is what is read; what is damaged, hostile or newer is refused."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import pytest
 import torch
 
@@ -128,63 +126,6 @@ def test_a_manifest_that_is_wrong_is_refused(
 def test_a_missing_store_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no manifest\.json"):
         open_store(tmp_path)
-
-
-def _external(file: h5py.File) -> None:
-    file["sites/site/acts"] = h5py.ExternalLink("secret.h5", "/data")
-
-
-def _soft(file: h5py.File) -> None:
-    file["sites/site/acts"] = h5py.SoftLink("/rows/pos")
-
-
-def _outside(file: h5py.File) -> None:
-    file.create_dataset(
-        "sites/site/acts", (8, 8), "<f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
-    )
-
-
-def _virtual(file: h5py.File) -> None:
-    made = h5py.VirtualLayout((8, 8), "<f4")
-    made[:] = h5py.VirtualSource("secret.h5", "data", (8, 8))
-    file.create_virtual_dataset("sites/site/acts", made)
-
-
-def _enormous(file: h5py.File) -> None:
-    file.create_dataset("sites/site/acts", (1 << 40, 8), "<f4", chunks=(1024, 8))
-
-
-def _strings(file: h5py.File) -> None:
-    file.create_dataset("sites/site/acts", data=["a"] * 8)
-
-
-def _shape(file: h5py.File) -> None:
-    file.create_dataset("sites/site/acts", data=np.zeros((8, 7), np.float32))
-
-
-@pytest.mark.parametrize(
-    "attack", [_external, _soft, _outside, _virtual, _enormous, _strings, _shape]
-)
-def test_a_hostile_shard_is_refused(
-    make_store: MakeStore, attack: Callable[[h5py.File], None]
-) -> None:
-    store = make_store([8])
-    with h5py.File(store.folder / "shard-00000.h5", "r+") as file:
-        del file["sites/site/acts"]
-        attack(file)
-
-    with pytest.raises(StoreError, match=r"refused|expected|half written"):
-        open_store(store.folder)
-
-
-def test_a_journal_cannot_name_files_outside(make_store: MakeStore) -> None:
-    store = make_store([8])
-    path = store.folder / "journal.jsonl"
-    path.write_text(path.read_text().replace("shard-00000.h5", "../other.h5"))
-    forge(store.folder)
-
-    with pytest.raises(StoreError, match="no shard"):
-        open_store(store.folder)
 
 
 def test_half_a_shard_is_refused(make_store: MakeStore) -> None:
