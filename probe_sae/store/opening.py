@@ -145,7 +145,8 @@ def _vocabulary_digest(store: Store) -> Any:
 
 def _check_manifest(store: Store, lines: list[ShardLine]) -> None:
     for site in store.sites.values():
-        layout.check_dtype(site.dtype)
+        if site.dtype not in layout.DTYPES:
+            raise ValueError(f"{site.name} has dtype {site.dtype!r}")
         if type(site.width) is not int or not 0 < site.width < 2**31:
             raise ValueError(f"{site.name} has width {site.width!r}")
         if "/" in site.name or site.name in ("", ".", ".."):
@@ -175,29 +176,38 @@ def _check_shard(store: Store, path: Path, line: ShardLine) -> dict[str, RowChun
     Raises:
         StoreError: its arrays have not the shapes that manifest and journal promise.
     """
-    chunks: dict[str, RowChunks | None] = {}
     with open_checked(path) as file:
-        for site in store.sites.values():
-            name = acts(site.name)
-            data = _array(file, path, name)
-            wanted = ((line.rows, site.width), layout.DTYPES[site.dtype][1])
-            if (data.shape, data.dtype) != wanted:
-                found = f"{data.shape} of {data.dtype}"
-                raise StoreError(f"{path}: {name} is {found}, expected {wanted}.")
-            chunks[site.name] = row_chunks(data, path)
-        columns = ["token"] if store.kind == "text" else ["y", "x"]
-        for name in ("doc", "context", "pos", *columns):
-            _check_list(file, path, f"rows/{name}", line.rows)
-        for name in ("document", "start", "label", "name_ends"):
-            _check_list(file, path, f"inputs/{name}", line.contexts)
-        if "tokens" in file["inputs"]:
-            _check_list(file, path, "inputs/token_ends", line.contexts)
-            _check_list(file, path, "inputs/tokens", None)
-        _check_list(file, path, "inputs/names", None)
-        if "thumbnails" in file["inputs"]:
-            images = _array(file, path, "inputs/thumbnails")
-            if images.ndim != 4 or len(images) != line.contexts or images.dtype != "uint8":
-                raise StoreError(f"{path}: thumbnails are {images.dtype} of {images.shape}.")
+        try:
+            return _checked_arrays(store, file, path, line)
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as problem:
+            raise StoreError(f"{path} is damaged: {problem}") from problem
+
+
+def _checked_arrays(
+    store: Store, file: Any, path: Path, line: ShardLine
+) -> dict[str, RowChunks | None]:
+    chunks: dict[str, RowChunks | None] = {}
+    for site in store.sites.values():
+        name = acts(site.name)
+        data = _array(file, path, name)
+        wanted = ((line.rows, site.width), layout.DTYPES[site.dtype][1])
+        if (data.shape, data.dtype) != wanted:
+            found = f"{data.shape} of {data.dtype}"
+            raise StoreError(f"{path}: {name} is {found}, expected {wanted}.")
+        chunks[site.name] = row_chunks(data, path)
+    columns = ["token"] if store.kind == "text" else ["y", "x"]
+    for name in ("doc", "context", "pos", *columns):
+        _check_list(file, path, f"rows/{name}", line.rows)
+    for name in ("document", "start", "label", "name_ends"):
+        _check_list(file, path, f"inputs/{name}", line.contexts)
+    if "tokens" in file["inputs"]:
+        _check_list(file, path, "inputs/token_ends", line.contexts)
+        _check_list(file, path, "inputs/tokens", None)
+    _check_list(file, path, "inputs/names", None)
+    if "thumbnails" in file["inputs"]:
+        images = _array(file, path, "inputs/thumbnails")
+        if images.ndim != 4 or len(images) != line.contexts or images.dtype != "uint8":
+            raise StoreError(f"{path}: thumbnails are {images.dtype} of {images.shape}.")
     return chunks
 
 

@@ -157,6 +157,14 @@ class StoreWriter:
             StoreError: they could not be written.
         """
         self._jobs.put(None)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the thread has nothing left to do; rows need not be safe yet.
+
+        Raises:
+            StoreError: they could not be written.
+        """
         self._jobs.join()
         self._raise_failure()
 

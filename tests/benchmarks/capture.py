@@ -70,6 +70,7 @@ class Recorder:
         rows = self.gatherer.rows()
         if self.writer is not None:
             self.writer.append(rows)
+            self.writer.wait()  # what its thread does counts here, not beside the next way
 
 
 def timed(run: Any, given: Batch, device: str) -> tuple[float, float]:
