@@ -86,3 +86,17 @@ def test_a_ctrl_c_that_a_library_swallows_still_leaves_nothing(tmp_path: Path) -
 def test_unfinished_work_is_no_input(tmp_path: Path) -> None:
     with pytest.raises(ProbeSaeError, match="unfinished"):
         refuse_partial(tmp_path / "store.partial")
+
+
+def test_a_scheduler_that_ends_the_job_is_a_ctrl_c(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    reached: list[str] = []
+
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "out", keep="a.txt") as folder:
+        write_whole(folder / "a.txt", "a")
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("after it")
+
+    assert not reached
+    assert (tmp_path / "out.partial" / "a.txt").exists()
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -12,6 +12,8 @@ from probe_sae.progress import progress
 from probe_sae.sae import SAE
 from probe_sae.store import Store
 
+BLOCK_ROWS = 8192
+
 
 @dataclass(frozen=True)
 class Firings:
@@ -59,7 +61,7 @@ def firings(
         what: the work, for the progress bar.
     """
     with progress(what, store.rows) as advance:
-        for block in store.blocks():
+        for block in store.blocks(BLOCK_ROWS):
             context = block.columns["context"]
             wanted = np.flatnonzero(contexts[context])
             if len(wanted):

@@ -22,8 +22,6 @@ from probe_sae.store.shard_parts import acts, read_inputs
 from probe_sae.store.site_rows import SiteRows
 from probe_sae.store.statistics import RowStatistics
 
-BLOCK_ROWS = 8192
-"""Rows of a block of whole contexts, about."""
 _COLUMN_ROWS = 1 << 18
 
 
@@ -173,7 +171,7 @@ class Store:
                 parts.append(contexts[self._columns(shard, part, ["context"])["context"]])
         return np.concatenate(parts)
 
-    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[RowBlock]:
+    def blocks(self, rows: int) -> Iterator[RowBlock]:
         """Yield all rows in order, in blocks of about `rows`, which cut no context in two.
 
         A shuffled store's rows are cut anywhere.

@@ -15,9 +15,18 @@ from numpy.typing import NDArray
 from probe_sae.analysis import Analysis, TextInputs, analyse, codes, load_analysis, save_analysis
 from probe_sae.analysis.result import RANDOM, TOP, Features
 from probe_sae.analysis.tally import BINS
-from probe_sae.errors import FormatError, OutputExists
+from probe_sae.errors import FormatError, OutputExists, StoreError
 from probe_sae.sae import SAE, BatchTopK
-from probe_sae.store import ContextInput, RecordedRows, SiteInfo, Store, StoreWriter, open_store
+from probe_sae.store import (
+    ContextInput,
+    RecordedRows,
+    SiteInfo,
+    Store,
+    StoreWriter,
+    layout,
+    open_store,
+    shuffle_store,
+)
 
 BOS, VOCABULARY, FEATURES, WIDTH = 9, 10, 60, 12
 
@@ -44,11 +53,9 @@ def make_store(folder: Path, contexts: int = 70) -> Store:
         writer.append(
             RecordedRows({"site": data + torch.from_numpy(tokens)[:, None] / 9}, columns, [inputs])
         )
-        if index in (20, 50):
-            writer.commit()
-    writer.finish({"host": {}, "dataset": {}, "special": [BOS]})
     pieces = [chr(97 + i) for i in range(VOCABULARY)]
     (folder / "vocabulary.json").write_text(json.dumps(pieces))
+    writer.finish({"host": {}, "dataset": {}, "special": [BOS]})
     return open_store(folder)
 
 
@@ -64,7 +71,11 @@ def make_sae() -> SAE:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return make_store(tmp_path_factory.mktemp("analysis") / "store")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(layout, "SHARD_BYTES", 20_000)
+        store = make_store(tmp_path_factory.mktemp("analysis") / "store")
+    assert len(store.shards) > 2
+    return store
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +331,14 @@ def test_a_damaged_analysis_is_refused(
 
     with pytest.raises(FormatError, match=message):
         load_analysis(tmp_path)
+
+
+def test_a_shuffled_store_is_not_analysed(store: Store, tmp_path: Path) -> None:
+    shuffled = shuffle_store(store, tmp_path / "shuffled")
+
+    with pytest.raises(StoreError, match="analyse the store that it was shuffled from"):
+        analyse(make_sae(), shuffled, tmp_path / "analysis")
+    assert not (tmp_path / "analysis").exists()
 
 
 def test_a_finished_analysis_is_not_overwritten(store: Store, tmp_path: Path) -> None:
