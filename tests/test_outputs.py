@@ -88,14 +88,19 @@ def test_unfinished_work_is_no_input(tmp_path: Path) -> None:
         refuse_partial(tmp_path / "store.partial")
 
 
+def _ended_by_a_scheduler(out: Path, reached: list[str]) -> None:
+    with whole_folder(out, keep="a.txt") as folder:
+        write_whole(folder / "a.txt", "a")
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("after it")
+
+
 def test_a_scheduler_that_ends_the_job_is_a_ctrl_c(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     reached: list[str] = []
 
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "out", keep="a.txt") as folder:
-        write_whole(folder / "a.txt", "a")
-        signal.raise_signal(signal.SIGTERM)
-        reached.append("after it")
+    with pytest.raises(KeyboardInterrupt):
+        _ended_by_a_scheduler(tmp_path / "out", reached)
 
     assert not reached
     assert (tmp_path / "out.partial" / "a.txt").exists()
