@@ -134,6 +134,33 @@ def _interrupts() -> Generator[list[int]]:
         signal.signal(signal.SIGTERM, terminate)
 
 
+@contextmanager
+def interrupts_wait() -> Generator[list[int]]:
+    """Yield a list that grows with the first Ctrl-C or SIGTERM, for the block to act upon.
+
+    The block ends its step, puts its state on disk and raises KeyboardInterrupt. A second one does
+    not wait.
+    """
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    for number in before:
+        signal.signal(number, notice)
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _worth_keeping(partial: Path, keep: str) -> bool:
     return bool(keep) and any(partial.glob(keep))
 

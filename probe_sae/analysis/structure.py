@@ -92,9 +92,13 @@ def _umap(directions: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         random_state=seed,
         n_jobs=1,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return np.asarray(mapper.fit_transform(directions), dtype=np.float32)
+    threads = torch.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.asarray(mapper.fit_transform(directions), dtype=np.float32)
+    finally:  # numba sets OpenMP's threads for the whole process, and sums round by their number
+        torch.set_num_threads(threads)
 
 
 def modules(pairs: Pairs, features: int, seed: int) -> NDArray[np.int32]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from probe_sae.cli import emit
-from probe_sae.cli.options import Device, Force, Json, Out, Seed, parsed
+from probe_sae.cli.options import Device, Force, Json, Out, Resume, Seed, parsed
 from probe_sae.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def train_command(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting, as key=number.")
     ] = None,
+    resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +53,9 @@ def train_command(
     source = store if host is None else _stream(host, dataset, site, max_length, seed, device)
     if source is None or (store is not None and host is not None):
         raise SettingsError("train takes a STORE, or --host with --dataset and --site.")
-    sae = train(source, settings, trainer, site=site, out=out, device=device, force=force)
+    sae = train(
+        source, settings, trainer, site=site, out=out, device=device, resume=resume, force=force
+    )
     last = sae.log[-1]
     emit(
         {"sae": str(out), "arch": arch, **last},

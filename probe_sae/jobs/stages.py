@@ -63,7 +63,8 @@ def _stages(job: Job, host: Host, recipe: Recipe, folder: Path, resume: bool) ->
     store = _store(job, host, recipe, folder / "store", resume, clock)
     if not (folder / "sae").exists():
         with clock.time("train"):
-            train(store, job.arch, job.trainer, out=folder / "sae", device=job.device)
+            where = folder / "sae"
+            train(store, job.arch, job.trainer, out=where, device=job.device, resume=resume)
     sae = load_sae(folder / "sae")
     with clock.time("evaluate"):
         evaluation = evaluate(sae, store, host=host, dataset=recipe)

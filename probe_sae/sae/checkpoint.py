@@ -86,7 +86,9 @@ def load_sae(path: str | Path) -> SAE:
     }
     tensors = _read_tensors(folder / "sae.safetensors", shapes)
     sae = SAE(settings, d_model)
-    sae.load_state_dict({name: tensors[name] for name in shapes}, assign=True)
+    # Copied, so that weights lie in memory as a trained dictionary's do: some kernels round by
+    # alignment, and codes are the same bits before and after saving only so.
+    sae.load_state_dict({name: tensors[name] for name in shapes})
     sae.requires_grad_(False).eval()
     _check_fingerprint(sae, tensors, folder)
     sae.provenance, sae.log = provenance, _read_log(folder / "log.jsonl")

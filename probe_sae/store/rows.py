@@ -53,9 +53,10 @@ class Stream(Protocol):
     """Length of a row."""
 
     def epoch(self, number: int, batch: int, start: int = 0) -> Iterator[Tensor]:
-        """Yield [batch, width] float32 tensors: each row once, in an order of this epoch's own.
+        """Yield [batch, width] tensors: each row once, in an order of this epoch's own.
 
-        The first `start` batches, which an earlier run has seen, are left out.
+        In any floating dtype, on the CPU; who trains on them widens them. The first `start`
+        batches, which an earlier run has seen, are left out.
         """
         ...
 

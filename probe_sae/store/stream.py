@@ -25,8 +25,6 @@ BUFFER_BYTES = 1 << 28
 """Of a buffer of rows as they are on disk; two of them are in use."""
 READERS = 2
 """Threads that read."""
-CACHED_ROWS = 512
-"""Rows that are gathered and converted at a time: few enough to stay in the processor's cache."""
 KEPT_BATCHES = 4
 """Batches whose memory is kept for others."""
 
@@ -50,29 +48,33 @@ class _Batches:
     Fresh pages for every batch cost six times what the rows in it cost.
     """
 
-    def __init__(self, rows: int, width: int) -> None:
-        self._shape = rows, width
-        self._kept: list[NDArray[np.float32]] = []
-        self._taken = torch.empty(0)
+    def __init__(self, rows: int, width: int, dtype: str) -> None:
+        self._shape, self._dtype = (rows, width), dtype
+        self._kept: list[NDArray[Any]] = []
 
-    def float32(self, rows: Tensor, wanted: Tensor) -> Tensor:
-        """Return the wanted rows, [wanted, width] float32."""
-        batch = torch.from_numpy(self._free()[: len(wanted)])
-        for part, into in zip(wanted.split(CACHED_ROWS), batch.split(CACHED_ROWS), strict=True):
-            if self._taken.dtype != rows.dtype or len(self._taken) != len(part):
-                self._taken = rows.new_empty(len(part), rows.shape[1])
-            into.copy_(torch.index_select(rows, 0, part, out=self._taken))
+    def of(self, rows: Tensor, wanted: Tensor) -> Tensor:
+        """Return the wanted rows, [wanted, width]."""
+        batch = layout.from_disk(self._free()[: len(wanted)], self._dtype)
+        torch.index_select(_as_words(rows), 0, wanted, out=_as_words(batch))
         return batch
 
-    def _free(self) -> NDArray[np.float32]:
+    def _free(self) -> NDArray[Any]:
         """Return an array that only this object refers to; a tensor made of it refers to it."""
         for i in range(len(self._kept)):
             if sys.getrefcount(self._kept[i]) == 2:  # the list and the call
                 return self._kept[i]
-        fresh = np.empty(self._shape, np.float32)
+        fresh = np.empty(self._shape, layout.DTYPES[self._dtype][1])
         if len(self._kept) < KEPT_BATCHES:
             self._kept.append(fresh)
         return fresh
+
+
+def _as_words(rows: Tensor) -> Tensor:
+    """Return rows as rows of the longest words that fit: copied by words, they cost half."""
+    for dtype in (torch.int64, torch.int32):
+        if rows.shape[1] * rows.element_size() % dtype.itemsize == 0:
+            return rows.view(dtype)
+    return rows
 
 
 class StoreStream:
@@ -96,7 +98,10 @@ class StoreStream:
             raise SettingsError(f"no rows of {store.folder} are left to read; record more.")
 
     def epoch(self, number: int, batch: int, start: int = 0) -> Iterator[Tensor]:
-        """Yield [batch, width] float32: each row once, in an order drawn from seed and `number`.
+        """Yield [batch, width]: each row once, in an order drawn from seed and `number`.
+
+        In the store's dtype, since that is half as many bytes for a GPU, and to widen them takes as
+        long as to gather them.
 
         Args:
             number: which epoch.
@@ -112,7 +117,7 @@ class StoreStream:
                 return
         with ThreadPoolExecutor(READERS) as pool:
             buffers = [self._buffer(fill, batch) for _ in range(2)]
-            batches = _Batches(min(batch, self.rows), self.width)
+            batches = _Batches(min(batch, self.rows), self.width, self._dtype)
             reading = self._begin(fill, None, buffers[0], pool)
             while fill is not None:
                 for part in reading:
@@ -125,7 +130,7 @@ class StoreStream:
                     left = rows.index_select(0, order[given:])
                     reading = self._begin(fill, left, buffers[0], pool)
                 for begin in range(start * batch, given, batch):
-                    yield batches.float32(rows, order[begin : min(begin + batch, given)])
+                    yield batches.of(rows, order[begin : min(begin + batch, given)])
                 start = 0
 
     def companions(self, batch: int) -> float:
@@ -260,7 +265,7 @@ class TensorStream:
         self.rows, self.width = rows.shape
 
     def epoch(self, number: int, batch: int, start: int = 0) -> Iterator[Tensor]:
-        """Yield [batch, width] float32: each row once, in an order drawn from seed and `number`.
+        """Yield [batch, width]: each row once, in an order drawn from seed and `number`.
 
         Args:
             number: which epoch.
@@ -269,7 +274,7 @@ class TensorStream:
         """
         order = np.random.default_rng([self.seed, number]).permutation(self.rows)
         for begin in range(start * batch, self.rows, batch):
-            yield self._data[torch.from_numpy(order[begin : begin + batch])].float()
+            yield self._data[torch.from_numpy(order[begin : begin + batch])]
 
     def sample(self, count: int) -> Tensor:
         """Return up to `count` rows drawn without repeats, [rows, width] float32."""

@@ -3,17 +3,17 @@
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from probe_sae.errors import SettingsError
-from probe_sae.outputs import whole_folder
+from probe_sae.errors import FormatError, SettingsError
+from probe_sae.outputs import interrupts_wait, whole_folder
 from probe_sae.progress import progress, say
-from probe_sae.sae import SAE, BatchTopK, ReconstructionMeter, TopK, save_sae
+from probe_sae.sae import SAE, BatchTopK, ReconstructionMeter, TopK, load_sae, save_sae
 from probe_sae.sae.dictionary import Step
 from probe_sae.store import (
     SplitStream,
@@ -24,6 +24,7 @@ from probe_sae.store import (
     held_out_contexts,
     open_store,
 )
+from probe_sae.training import progress_file
 from probe_sae.training.settings import TrainSettings
 
 LOG_LINES = 100
@@ -39,9 +40,13 @@ def train(
     site: str | None = None,
     out: str | Path | None = None,
     device: str | torch.device | None = None,
+    resume: bool = False,
     force: bool = False,
 ) -> SAE:
     """Learn a dictionary and return it; with `out`, write it there as well.
+
+    A run with `out` can be interrupted or killed, and resumed: on a CPU, the result is the same to
+    the bit.
 
     Args:
         data: a store or its path, a stream of batches, or a tensor [rows, d_model].
@@ -50,10 +55,12 @@ def train(
         site: which site of a store that has several.
         out: folder for the dictionary.
         device: a GPU where there is one, by default.
+        resume: continue what was begun in `out`; with a finished dictionary, do nothing.
         force: replace what is in `out`.
 
     Raises:
-        SettingsError: a setting is out of range, or no rows are left to train on.
+        SettingsError: a setting is out of range, no rows are left to train on, or the training to
+            continue is another one.
         SiteNotFound: the store has no such site.
         OutputExists: `out` is there already.
     """
@@ -63,11 +70,36 @@ def train(
         data = open_store(data)
     training, unseen, provenance = _sources(data, site, trainer)
     provenance |= {"trainer": asdict(trainer), "device": device.type}
-    with nullcontext() if out is None else whole_folder(out, force=force) as folder:
+    if out is None:
         sae = Training(training, unseen, settings, trainer, device).run()
         sae.provenance = provenance
-        if folder is not None:
-            save_sae(folder, sae, unseen.sample(8))
+        return sae
+    what = {"arch": settings.arch, "settings": asdict(settings), **provenance}
+    if resume and Path(out).exists():
+        return _finished(out, what)
+    with whole_folder(out, force=force, resume=resume, keep=progress_file.NAME) as folder:
+        begun = progress_file.load_state(folder, what)
+        sae = Training(training, unseen, settings, trainer, device).run(folder, what, begun)
+        sae.provenance = provenance
+        save_sae(folder, sae, unseen.sample(8))
+        (folder / progress_file.NAME).unlink(missing_ok=True)
+    return sae
+
+
+def _finished(out: str | Path, what: dict[str, Any]) -> SAE:
+    """Return the dictionary that a run has left already.
+
+    Raises:
+        SettingsError: it is that of another run.
+    """
+    sae = load_sae(out)
+    before = {"arch": sae.settings.arch, "settings": asdict(sae.settings), **sae.provenance}
+    if differing := progress_file.differing(what, before):
+        raise SettingsError(
+            f"{out} is finished, and was trained with another {', '.join(differing)}; train into "
+            "another folder, or replace it with --force."
+        )
+    say(f"{out} is finished already; nothing to do.")
     return sae
 
 
@@ -121,6 +153,16 @@ def _say_mixing(stream: StoreStream, batch: int) -> None:
     )
 
 
+@dataclass
+class _Place:
+    """Where a run is."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    """Batches of the epoch that were seen."""
+
+
 class Training:
     """One run: the dictionary, its optimiser, and what is known of dead features."""
 
@@ -151,25 +193,83 @@ class Training:
         self._silent = torch.zeros(settings.features, dtype=torch.int64, device=device)
         self.log: list[dict[str, Any]] = []
 
-    def run(self) -> SAE:
-        """Train to the end, calibrate, and return the dictionary with its log."""
-        trainer, step, began = self._trainer, 0, time.perf_counter()
+    def run(
+        self,
+        folder: Path | None = None,
+        what: dict[str, Any] | None = None,
+        begun: tuple[dict[str, Tensor], Any] | None = None,
+    ) -> SAE:
+        """Train to the end, calibrate, and return the dictionary with its log.
+
+        Args:
+            folder: where to keep what a resumed run needs; nowhere by default.
+            what: what the run depends on, kept with it.
+            begun: tensors and facts of a run to continue.
+
+        Raises:
+            KeyboardInterrupt: somebody asked for it; the state is in `folder`.
+            SettingsError: the loss is not finite, or there are no rows.
+        """
+        trainer = self._trainer
+        at = _Place() if begun is None else self._restore(*begun)
+        began = saved = time.perf_counter()
+        began -= self.log[-1]["seconds"] if self.log else 0.0
         every = max(1, trainer.steps // LOG_LINES)
-        with progress("train", trainer.steps * trainer.batch_size) as advance:
-            for number in range(2**31):
-                for rows in self._stream.epoch(number, trainer.batch_size):
-                    result = self._step(rows.to(self._device), step)
-                    if step % every == 0 or step + 1 == trainer.steps:
-                        seconds = time.perf_counter() - began
-                        self._log(rows, result, step, seconds)
-                    step += 1
+        with (
+            progress("train", trainer.steps * trainer.batch_size) as advance,
+            nullcontext(list[int]()) if folder is None else interrupts_wait() as asked,
+        ):
+            advance(at.step * trainer.batch_size)
+            while at.step < trainer.steps:
+                before = at.step
+                for batch in self._stream.epoch(at.epoch, trainer.batch_size, at.batch):
+                    rows = batch.to(self._device).float()
+                    result = self._step(rows, at.step)
+                    at.step, at.batch = at.step + 1, at.batch + 1
                     advance(trainer.batch_size)
-                    if step == trainer.steps:
-                        self.sae.calibrate(self._unseen.sample(SAMPLE_ROWS).to(self._device))
-                        self._warn()
-                        self.sae.log = self.log
-                        return self.sae.cpu().requires_grad_(False).eval()
-        raise SettingsError("no rows to train on.")
+                    if (at.step - 1) % every == 0 or at.step == trainer.steps:
+                        self._log(rows, result, at.step - 1, time.perf_counter() - began)
+                    is_due = time.perf_counter() - saved > trainer.save_seconds
+                    if folder is not None and (asked or is_due):
+                        self._save(folder, what, at)
+                        saved = time.perf_counter()
+                    if asked:
+                        raise KeyboardInterrupt
+                    if at.step == trainer.steps:
+                        break
+                at.epoch, at.batch = at.epoch + 1, 0
+                if at.step == before and before == 0:
+                    raise SettingsError("no rows to train on.")
+        self.sae.calibrate(self._unseen.sample(SAMPLE_ROWS).to(self._device))
+        self._warn()
+        self.sae.log = self.log
+        return self.sae.cpu().requires_grad_(False).eval()
+
+    def _save(self, folder: Path, what: dict[str, Any] | None, at: "_Place") -> None:
+        """Put the state after a step on disk."""
+        tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
+        tensors |= progress_file.optimiser_tensors(self._optimiser) | {"silent": self._silent}
+        facts = {"run": what, "place": asdict(at), "log": self.log}
+        progress_file.save_state(folder, tensors, facts)
+
+    def _restore(self, tensors: dict[str, Tensor], facts: Any) -> "_Place":
+        """Take on a saved state, and return where it was.
+
+        Raises:
+            FormatError: it does not fit.
+        """
+        try:
+            self.sae.load_state_dict(
+                {n.removeprefix("sae."): t for n, t in tensors.items() if n.startswith("sae.")}
+            )
+            progress_file.restore_optimiser(self._optimiser, tensors)
+            self._silent.copy_(tensors["silent"])
+            self.log = list(facts["log"])
+            at = _Place(**facts["place"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+            raise FormatError(f"the training to continue is damaged: {problem}") from problem
+        say(f"going on after {at.step * self._trainer.batch_size:,} rows")
+        return at
 
     def _step(self, rows: Tensor, step: int) -> Step:
         for group in self._optimiser.param_groups:
@@ -196,7 +296,7 @@ class Training:
     @torch.no_grad()
     def _log(self, rows: Tensor, result: Step, step: int, seconds: float) -> None:
         meter = ReconstructionMeter(self.sae.features)
-        scaled = rows.to(self._device) * self.sae.input_scale
+        scaled = rows * self.sae.input_scale
         meter.add(scaled, result.x_hat, result.codes)
         dead = float((self._silent >= self._trainer.dead_window).double().mean())
         self.log.append(

@@ -30,6 +30,8 @@ class TrainSettings:
     """Share of the contexts that training never sees."""
     seed: int = 0
     """Of initialisation, order of rows and split."""
+    save_seconds: float = 120.0
+    """A run whose result goes to disk is put there so often, to be resumed after a crash."""
 
     def __post_init__(self) -> None:
         for name in ("rows", "batch_size"):

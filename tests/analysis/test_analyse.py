@@ -341,6 +341,17 @@ def test_a_shuffled_store_is_not_analysed(store: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "analysis").exists()
 
 
+def test_an_analysis_leaves_the_number_of_threads_as_it_was(store: Store, tmp_path: Path) -> None:
+    """Numbers round by it; umap's numba would set it to that of the cores."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        analyse(make_sae(), store, tmp_path / "analysis")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_finished_analysis_is_not_overwritten(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
 

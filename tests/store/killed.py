@@ -125,9 +125,9 @@ def main(what: str, kills: int, folder: Path) -> None:
     layout.SHARD_BYTES, layout.COMMIT_BYTES, layout.CHUNK_BYTES = 300_000, 40_000, 4096
     shuffle.PILE_BYTES, shuffle.DEALT_BYTES, shuffle.SAFE_BLOCKS = 200_000, 20_000, 4
     if what == "capture":
-        layout.SHARD_BYTES, layout.COMMIT_BYTES = 8_000_000, 1_000_000
+        layout.SHARD_BYTES, layout.COMMIT_BYTES = 3_000_000, 400_000
         loaded = ps.load_host("bundled:code-lm")
-        settings = ps.CaptureSettings(rows=40_000, max_length=64, batch_size=8)
+        settings = ps.CaptureSettings(rows=12_000, max_length=64, batch_size=8)
         arguments = (ps.load_dataset("stdlib"), "blocks.0.resid_post")
 
         def work(folder: Path) -> None:

@@ -1,0 +1,88 @@
+"""The state of an unfinished training, in one file that is there whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from probe_sae.errors import FormatError, SettingsError
+from probe_sae.outputs import sync_folder
+
+NAME = "training.safetensors"
+"""Tensors, and beside them what is no tensor, as JSON in the file's header."""
+_VERSION = 1
+
+
+def save_state(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write the state of a training, in place of the one before."""
+    beside = folder / f"{NAME}.writing"
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(kept, beside, {"probe_sae.training": json.dumps({"version": _VERSION, **facts})})
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
+    beside.replace(folder / NAME)
+    sync_folder(folder)
+
+
+def load_state(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Tensor], Any] | None:
+    """Return tensors and facts of the training that was begun in a folder; None where none was.
+
+    Args:
+        folder: where it was begun.
+        run: what it depends on; `facts["run"]` must be the same.
+
+    Raises:
+        SettingsError: the training that was begun is another one; the message says in what.
+        FormatError: the file is damaged.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["probe_sae.training"])
+            # Cloned, so that they lie in memory as a run's own do: some kernels round by alignment.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        before = facts["run"]
+        if facts["version"] != _VERSION:
+            raise FormatError(f"{path} is of version {facts['version']}; start anew with --force.")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
+        raise FormatError(f"{path} is damaged: {problem}; start anew with --force.") from problem
+    if others := differing(run, before):
+        raise SettingsError(
+            f"{folder} was begun with another {', '.join(others)}; finish it with the old ones, "
+            "or drop it and start anew with --force."
+        )
+    return tensors, facts
+
+
+def differing(run: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """Return what a run depends on and an earlier one had otherwise."""
+    now = json.loads(json.dumps(run))
+    return [name for name in now if now[name] != before.get(name)]
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the state of an optimiser as named tensors."""
+    states = optimiser.state_dict()["state"]
+    return {
+        f"optimiser.{parameter}.{name}": value
+        for parameter, state in states.items()
+        for name, value in state.items()
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give an optimiser the state that `optimiser_tensors` returned."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        kind, *place = name.split(".")
+        if kind == "optimiser":
+            states.setdefault(int(place[0]), {})[place[1]] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": states, "param_groups": groups})
