@@ -38,8 +38,8 @@ from probe_sae.errors import SettingsError
 FORMAT = "probe_sae.store"
 VERSION = 1
 SHARD_BYTES = 1 << 30
-COMMIT_BYTES = 64 << 20
-"""What a crash may cost: rows are committed when so many bytes are not..."""
+COMMIT_BYTES = 32 << 20
+"""Rows are committed when so many bytes are not, while the next as many are written..."""
 COMMIT_SECONDS = 20.0
 """... or when the first of them is this old."""
 CHUNK_BYTES = 2 << 20

@@ -20,8 +20,9 @@ from probe_sae.store.journal import (
     file_digest,
     read_journal,
     read_lines,
+    write_line,
 )
-from probe_sae.store.shard_file import ShardFile
+from probe_sae.store.shard_file import ShardFile, sync
 from probe_sae.store.shard_parts import append_statistics
 from probe_sae.store.statistics import RowStatistics
 
@@ -34,12 +35,19 @@ def commits_path(folder: Path, shard: str) -> Path:
 
 
 def publish(folder: Path, path: Path, shard: str, counts: Mapping[str, int]) -> None:
-    """Give a whole shard its name, and enter it in the journal."""
+    """Put a whole shard on disk, give it its name, and enter it in the journal."""
+    sync(path)
     digest = file_digest(path)
     path.replace(folder / shard)
     sync_folder(folder)
     enter(folder / "journal.jsonl", ShardLine(shard, **counts, sha256=digest))
     commits_path(folder, shard).unlink(missing_ok=True)
+
+
+def commit(folder: Path, path: Path, shard: str, line: dict[str, Any]) -> None:
+    """Put what was written of a shard on disk, and say so there."""
+    sync(path)
+    write_line(commits_path(folder, shard), line)
 
 
 def recover(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """One HDF5 file that grows by whole chunks, and from which a crash takes nothing that was synced.
 
 HDF5 promises nothing about a file that was not closed. But chunks lie where they were put, so the
-bytes of synced rows can be read back at the offsets that `sync` returns, whatever became of the
+bytes of synced rows can be read back at the offsets that `flush` returns, whatever became of the
 rest. Costs a write of the bytes, and a chunk of memory for each array.
 """
 
@@ -19,6 +19,15 @@ from probe_sae.errors import ShapeError
 from probe_sae.store import layout
 
 
+def sync(path: Path) -> None:
+    """Put a file on disk; it may be open for writing."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @dataclass
 class _Array:
     """An array that grows: its full chunks are in the file, the last is here."""
@@ -30,9 +39,9 @@ class _Array:
     length: int = 0
     dataset: Any = None
     offsets: list[int] = field(default_factory=list[int])
-    """Where chunks lie in the file, those that `sync` has not returned yet."""
+    """Where chunks lie in the file, those that `flush` has not returned yet."""
     noted: int = 0
-    """Chunks that `sync` has returned."""
+    """Chunks that `flush` has returned."""
 
 
 class ShardFile:
@@ -83,8 +92,11 @@ class ShardFile:
             if filled + count == len(array.chunk):
                 self._write_chunk(name, array, array.length - len(array.chunk))
 
-    def sync(self) -> dict[str, Any]:
-        """Put what was appended on disk, and return where it lies: what changed since last time."""
+    def flush(self) -> dict[str, Any]:
+        """Write what was appended, and return where it lies: what changed since last time.
+
+        It is safe once `sync` has returned for the file.
+        """
         arrays: dict[str, Any] = {}
         for name, array in self._arrays.items():
             filled = array.length % len(array.chunk)
@@ -101,11 +113,10 @@ class ShardFile:
             }
             whole = array.length // len(array.chunk) - array.noted
             array.offsets, array.noted = array.offsets[whole:], array.noted + whole
-        self._fsync()
         return arrays
 
     def close(self) -> None:
-        """Finish the file; it is on disk when this returns."""
+        """Finish the file; it is safe once `sync` has returned for it."""
         for name, array in self._arrays.items():
             filled = array.length % len(array.chunk)
             if array.dataset is None:
@@ -115,7 +126,6 @@ class ShardFile:
                 self._write_chunk(name, array, array.length - filled)
             array.dataset.resize(array.length, 0)
         self._file.close()
-        self._fsync()
 
     def abandon(self) -> None:
         """Close the file as it is, after an error."""
@@ -152,10 +162,3 @@ class ShardFile:
         dataset.id.write_direct_chunk(place, array.chunk)
         if start // size >= array.noted + len(array.offsets):
             array.offsets.append(dataset.id.get_chunk_info_by_coord(place).byte_offset)
-
-    def _fsync(self) -> None:
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

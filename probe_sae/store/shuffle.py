@@ -27,6 +27,7 @@ from probe_sae.store.merge import PIECE_BYTES, copy_vocabulary, raw_rows
 from probe_sae.store.opening import open_store
 from probe_sae.store.reader import RowBlock, Store
 from probe_sae.store.rows import ContextInput
+from probe_sae.store.shard_file import sync
 from probe_sae.store.writer import RawRows, StoreWriter
 
 PILE_BYTES = 192 << 20
@@ -202,11 +203,7 @@ class _Shuffle:
 
     def _make_safe(self, blocks: int, lengths: list[int]) -> None:
         for pile in range(len(lengths)):
-            handle = os.open(self._pile(pile), os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync(self._pile(pile))
         write_whole(self._folder / "dealt.json", json.dumps({"blocks": blocks, "lengths": lengths}))
 
     def _pile(self, number: int) -> Path:

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from probe_sae.errors import ProbeSaeError, ShapeError, StoreError
 from probe_sae.outputs import write_whole
 from probe_sae.store import layout
 from probe_sae.store.hdf5 import open_checked
-from probe_sae.store.journal import file_digest, read_journal, write_line
+from probe_sae.store.journal import file_digest, read_journal
 from probe_sae.store.layout import SiteInfo
 from probe_sae.store.manifest import signed
-from probe_sae.store.recovery import commits_path, publish, recover
+from probe_sae.store.recovery import commit, publish, recover
 from probe_sae.store.rows import ContextInput, RecordedRows
 from probe_sae.store.shard_file import ShardFile
 from probe_sae.store.shard_parts import (
@@ -98,8 +98,7 @@ class StoreWriter:
         self._shard: _Shard | None = None
         self._failure: BaseException | None = None
         self._jobs: queue.Queue[RawRows | None] = queue.Queue(WAITING)
-        self._publisher = ThreadPoolExecutor(1, "probe-sae-publish")
-        self._publishing: Future[None] | None = None
+        self._helpers = {name: _Helper(name) for name in ("count", "commit")}
         self._thread = threading.Thread(target=self._work, name="probe-sae-write", daemon=True)
         self._thread.start()
 
@@ -178,9 +177,6 @@ class StoreWriter:
             self.commit()
             self._jobs.put(_STOP)
             self._thread.join()
-        self._publisher.shutdown()
-        if self._publishing is not None and self._failure is None:
-            self._failure = self._publishing.exception()
         self._raise_failure()
 
     def finish(
@@ -268,12 +264,16 @@ class StoreWriter:
                 continue
             if job is _STOP:
                 self._try(self._finish_shard)
+                for helper in self._helpers.values():
+                    self._try(helper.wait)
+                    helper.pool.shutdown()
                 if self._failure is not None and self._shard is not None:
                     self._shard.file.abandon()
                 self._jobs.task_done()
                 return
             if job is None:
                 self._try(self._commit)
+                self._try(self._helpers["commit"].wait)
             else:
                 self._try(self._take, job)
             self._jobs.task_done()
@@ -295,7 +295,8 @@ class StoreWriter:
     def _take(self, rows: RawRows) -> None:
         if self._shard is None:
             name = layout.shard_name(self._shards)
-            self._shard = _Shard(name, ShardFile(self.folder / f"{name}.writing"), self.sites)
+            path = self.folder / f"{name}.writing"
+            self._shard = _Shard(name, ShardFile(path), self.sites, self._helpers["count"])
             self._shards += 1
         shard = self._shard
         shard.take(rows)
@@ -312,8 +313,8 @@ class StoreWriter:
         if any(site.compressed for site in self.sites.values()):
             self._finish_shard()  # a packed chunk cannot be written again in its place
             return
-        line = {**shard.counts, "arrays": shard.file.sync()}
-        write_line(commits_path(self.folder, shard.name), line)
+        line = {**shard.counts, "arrays": shard.file.flush()}
+        self._helpers["commit"].do(commit, self.folder, shard.file.path, shard.name, line)
         shard.uncommitted = 0
 
     def _finish_shard(self) -> None:
@@ -321,23 +322,40 @@ class StoreWriter:
         shard = self._shard
         if shard is None:
             return
+        self._helpers["count"].wait()
         append_statistics(shard.file, shard.statistics)
         shard.file.close()
         for name, total in self._statistics.items():
             total.merge(shard.statistics[name])
         self._shard = None
-        if self._publishing is not None:
-            self._publishing.result()
-        self._publishing = self._publisher.submit(
-            publish, self.folder, shard.file.path, shard.name, shard.counts
-        )
+        self._helpers["commit"].do(publish, self.folder, shard.file.path, shard.name, shard.counts)
+
+
+class _Helper:
+    """A thread that does one thing beside, in order, while the next is prepared."""
+
+    def __init__(self, name: str) -> None:
+        self.pool = ThreadPoolExecutor(1, f"probe-sae-{name}")
+        self._last: Future[None] | None = None
+
+    def do(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Begin some work once the work before is done; its errors come here or in `wait`."""
+        self.wait()
+        self._last = self.pool.submit(work, *arguments)
+
+    def wait(self) -> None:
+        """Wait until all work is done."""
+        if self._last is not None:
+            self._last.result()
 
 
 class _Shard:
     """The shard that is being written."""
 
-    def __init__(self, name: str, file: ShardFile, sites: dict[str, SiteInfo]) -> None:
-        self.name, self.file, self._sites = name, file, sites
+    def __init__(
+        self, name: str, file: ShardFile, sites: dict[str, SiteInfo], counting: _Helper
+    ) -> None:
+        self.name, self.file, self._sites, self._counting = name, file, sites, counting
         self.statistics = {site: RowStatistics() for site in sites}
         self.counts = {"rows": 0, "contexts": 0, "documents": 0}
         self.bytes = self.uncommitted = 0
@@ -348,10 +366,9 @@ class _Shard:
         """Append rows and their contexts."""
         if not self.uncommitted:
             self.began = time.monotonic()
+        self._counting.do(self._count, rows)
         append_rows(self.file, self._sites, rows.sites, rows.columns)
         append_inputs(self.file, rows.contexts, self._ends)
-        for name, info in self._sites.items():
-            self.statistics[name].add(layout.from_disk(rows.sites[name], info.dtype))
         documents = [1 + c.document for c in rows.contexts]
         if rows.count:
             documents.append(1 + int(rows.columns["doc"].max()))
@@ -362,6 +379,10 @@ class _Shard:
         }
         self.bytes += rows.bytes
         self.uncommitted += max(1, rows.bytes)
+
+    def _count(self, rows: RawRows) -> None:
+        for name, info in self._sites.items():
+            self.statistics[name].add(layout.from_disk(rows.sites[name], info.dtype))
 
 
 _STOP = RawRows({}, {}, [])

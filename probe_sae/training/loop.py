@@ -78,6 +78,7 @@ def train(
     if resume and Path(out).exists():
         return _finished(out, what)
     with whole_folder(out, force=force, resume=resume, keep=progress_file.NAME) as folder:
+        progress_file.drop_others(folder)
         begun = progress_file.load_state(folder, what)
         sae = Training(training, unseen, settings, trainer, device).run(folder, what, begun)
         sae.provenance = provenance

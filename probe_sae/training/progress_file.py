@@ -29,6 +29,13 @@ def save_state(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
     sync_folder(folder)
 
 
+def drop_others(folder: Path) -> None:
+    """Remove what a killed process left half written beside the state."""
+    for path in folder.iterdir():
+        if path.name not in (NAME, ".lock"):
+            path.unlink()
+
+
 def load_state(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Tensor], Any] | None:
     """Return tensors and facts of the training that was begun in a folder; None where none was.
 

@@ -64,7 +64,7 @@ class Ways:
         self.raw, self.h5, self.tensors = (folder / n for n in ("raw", "plain.h5", "safetensors"))
         self.memmap, self.store = folder / "memmap", folder / "store"
         self.opened: Store | None = None
-        self.buffer = np.empty((2048, WIDTH), "<f2")
+        self.buffer = np.zeros((2048, WIDTH), "<f2")
 
     def write_raw(self) -> None:
         with self.raw.open("wb", buffering=0) as file:
@@ -100,8 +100,9 @@ class Ways:
         sync(self.tensors)
 
     def read_raw(self) -> None:
+        view = memoryview(self.buffer.data).cast("B")
         with self.raw.open("rb", buffering=0) as file:
-            while file.readinto(memoryview(self.buffer.data).cast("B")):
+            while file.readinto(view):
                 pass
 
     def read_store(self) -> None:
@@ -124,7 +125,7 @@ class Ways:
         with safe_open(self.tensors, "pt") as file:
             data = file.get_slice("x")
             for start in range(0, self.rows, 2048):
-                data[start : start + 2048]
+                self.buffer[:] = data[start : start + 2048].numpy()  # it is a view of pages
 
     def shuffled_store(self) -> None:
         assert self.opened is not None
@@ -135,7 +136,7 @@ class Ways:
         data = np.memmap(self.memmap, "<f2", "r", shape=(self.rows, WIDTH))
         order = np.random.default_rng(0).permutation(self.rows)
         for start in range(0, self.rows, BATCH):
-            torch.from_numpy(data[order[start : start + BATCH]]).float()
+            torch.from_numpy(data[order[start : start + BATCH]])
 
     def shuffled_h5py(self) -> None:
         """Sorted row numbers, as h5py wants them; a tenth of an epoch."""
@@ -143,7 +144,7 @@ class Ways:
             data: Any = file["x"]
             order: NDArray[np.int64] = np.random.default_rng(0).permutation(self.rows)
             for start in range(0, self.rows // 10, BATCH):
-                torch.from_numpy(data[np.sort(order[start : start + BATCH])]).float()
+                torch.from_numpy(data[np.sort(order[start : start + BATCH])])
 
     def drop(self) -> None:
         """Drop the pages of every file."""

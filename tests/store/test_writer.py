@@ -84,13 +84,13 @@ def test_rows_are_committed_when_they_are_old_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "COMMIT_SECONDS", 0.05)
-    synced = threading.Event()
-    sync = ShardFile.sync
-    monkeypatch.setattr(ShardFile, "sync", lambda self: (synced.set(), sync(self))[1])
+    flushed = threading.Event()
+    flush = ShardFile.flush
+    monkeypatch.setattr(ShardFile, "flush", lambda self: (flushed.set(), flush(self))[1])
 
     with StoreWriter(tmp_path, SITES, "text") as made:
         made.append(some_rows([3], 8))
-        assert synced.wait(30)  # though nobody asked, and no more rows come
+        assert flushed.wait(30)  # though nobody asked, and no more rows come
 
 
 def test_a_faster_caller_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

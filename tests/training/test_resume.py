@@ -126,6 +126,19 @@ def test_kills_at_any_moment_change_no_bit(
         _same(out, tmp_path / "whole")
 
 
+def test_what_a_killed_process_left_half_written_is_not_kept(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "sae.partial").mkdir()
+    (tmp_path / "sae.partial" / ".tmpQeQ6hJ").write_bytes(b"safetensors writes beside, too")
+
+    train(store, settings("topk"), RUN, out=tmp_path / "sae", device="cpu", resume=True)
+
+    assert {p.name for p in (tmp_path / "sae").iterdir()} == {
+        "config.json",
+        "log.jsonl",
+        "sae.safetensors",
+    }
+
+
 def test_another_run_is_not_continued(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
