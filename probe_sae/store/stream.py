@@ -21,7 +21,7 @@ from probe_sae.store import layout
 from probe_sae.store.reader import Store
 
 BLOCK_ROWS = 2048
-BUFFER_BYTES = 1 << 28
+BUFFER_BYTES = 192 << 20
 """Of a buffer of rows as they are on disk; two of them are in use."""
 READERS = 2
 """Threads that read."""
