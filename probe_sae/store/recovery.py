@@ -71,7 +71,7 @@ def recover(folder: Path) -> None:
                 source = folder / shard
             again = folder / f"{shard}.recovered"
             counts = _copy(source, lines, again)
-            (folder / f"{shard}.writing").unlink(missing_ok=True)
+            # The source stays until the journal has the copy: its commits are of no other file.
             publish(folder, again, shard, counts)
         commits.unlink(missing_ok=True)
     for leftover in (*folder.glob("shard-*.writing"), *folder.glob("shard-*.recovered")):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from probe_sae.errors import ShapeError, StoreError
-from probe_sae.store import SiteInfo, StoreStream, StoreWriter, layout, open_store, writer
+from probe_sae.store import SiteInfo, StoreStream, StoreWriter, layout, open_store, recovery, writer
 from probe_sae.store.shard_file import ShardFile
 
 from .conftest import some_rows
@@ -78,6 +78,33 @@ def test_a_shard_cut_short_keeps_what_was_committed(
         "manifest.json",
         "shard-00000.h5",
     ]
+
+
+@pytest.mark.parametrize("step", ["replace", "enter"])
+def test_a_crash_while_a_crash_is_mended_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The copy lies elsewhere than the commits say; they are of the file it was made from."""
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 256)
+    rows = some_rows([9, 30, 2], 8)
+    made = StoreWriter(tmp_path, SITES, "text")
+    made.append(rows)
+    made.commit()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if step == "replace":
+            patched.setattr(Path, "replace", killed)
+        else:
+            patched.setattr(recovery, "enter", killed)
+        with pytest.raises(KeyboardInterrupt):
+            StoreWriter(tmp_path, SITES, "text")
+
+    with StoreWriter(tmp_path, SITES, "text") as again:
+        again.finish({})
+    assert torch.equal(open_store(tmp_path)["site"][:], rows.sites["site"])
 
 
 def test_rows_are_committed_when_they_are_old_enough(
