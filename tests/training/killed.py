@@ -1,0 +1,101 @@
+"""Kill a training at random moments until it ends; run as a script, outside pytest.
+
+    python tests/training/killed.py ARCH KILLS FOLDER
+
+Each attempt is a forked child of a process that has not trained itself (autograd's threads do not
+survive a fork). The result is compared with an undisturbed one, byte by byte.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from probe_sae.sae import ARCHITECTURES, TopK
+from probe_sae.store import (
+    ContextInput,
+    RecordedRows,
+    SiteInfo,
+    Store,
+    StoreWriter,
+    open_store,
+)
+from probe_sae.training import TrainSettings, train
+
+RUN = TrainSettings(rows=12_000, batch_size=256, lr=5e-3, dead_after=500, seed=1)
+
+
+def make_store(folder: Path) -> Store:
+    """Return a store of random rows."""
+    folder.mkdir()
+    rows = torch.randn(4000, 16, generator=torch.Generator().manual_seed(0)).relu_()
+    context = np.repeat(np.arange(200, dtype=np.uint32), 20)
+    columns = {"doc": context, "context": context, "pos": context, "token": context.astype("i4")}
+    contexts = [ContextInput(i, i, "", 0, np.zeros(20, np.int32)) for i in range(200)]
+    with StoreWriter(folder, [SiteInfo("site", 16, "float32")], "text") as writer:
+        writer.append(RecordedRows({"site": rows}, columns, contexts))
+        writer.finish({})
+    return open_store(folder)
+
+
+def settings(arch: str) -> TopK:
+    """Return more features than the rows need, so that some die and are revived."""
+    return ARCHITECTURES[arch](features=256, k=2)
+
+
+def check_same(one: Path, other: Path) -> None:
+    """Stop unless two dictionaries are the same bytes, but for the seconds in their logs."""
+    assert {p.name for p in one.iterdir()} == {p.name for p in other.iterdir()}
+    for file in ("sae.safetensors", "config.json"):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
+    logs = [
+        [json.loads(s) | {"seconds": 0} for s in (p / "log.jsonl").read_text().splitlines()]
+        for p in (one, other)
+    ]
+    assert logs[0] == logs[1]
+
+
+def ends(store: Store, arch: str, out: Path, lives: float | None) -> bool:
+    """Train in a forked process that is killed after some seconds; return whether it ended."""
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)
+        often = replace(RUN, save_seconds=0.0)
+        try:
+            train(store, settings(arch), often, out=out, device="cpu", resume=True)
+        except BaseException as problem:
+            print(repr(problem), flush=True)
+            os._exit(1)
+        os._exit(0)
+    if lives is not None:
+        time.sleep(lives)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL)
+    return status == 0
+
+
+def main(arch: str, kills: int, folder: Path) -> None:
+    """Train undisturbed and killed, and compare."""
+    store = make_store(folder / "store")
+    began = time.perf_counter()
+    assert ends(store, arch, folder / "whole", None)
+    longest = time.perf_counter() - began
+    killed, drawn = 0, random.Random(arch)
+    while killed < kills:
+        out = folder / f"after {killed}"
+        while not ends(store, arch, out, drawn.random() * longest if killed < kills else None):
+            killed += 1
+        check_same(out, folder / "whole")
+    print(f"{arch}: {killed} kills")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
