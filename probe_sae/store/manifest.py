@@ -6,11 +6,46 @@ from pathlib import Path
 from typing import Any
 
 from probe_sae.errors import StoreError
+from probe_sae.outputs import write_whole
 from probe_sae.store import layout
-from probe_sae.store.journal import file_digest
+from probe_sae.store.journal import file_digest, read_journal
+from probe_sae.store.layout import SiteInfo
+from probe_sae.store.statistics import RowStatistics
 
 _FILES = ("journal.jsonl", "vocabulary.json")
 MAX_BYTES = 1 << 30
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    kind: str,
+    sites: dict[str, SiteInfo],
+    statistics: dict[str, RowStatistics],
+    provenance: dict[str, Any],
+    recording: str | None,
+    shuffled: dict[str, Any] | None,
+) -> None:
+    """Write the manifest of a folder whose journal and shards are complete."""
+    journal = folder / "journal.jsonl"
+    lines = read_journal(journal)
+    manifest = {
+        "format": layout.FORMAT,
+        "version": layout.VERSION,
+        "kind": kind,
+        "rows": sum(line.rows for line in lines),
+        "contexts": sum(line.contexts for line in lines),
+        "documents": max((line.document_base + line.documents for line in lines), default=0),
+        "sites": {
+            site.name: {"width": site.width, "dtype": site.dtype, "compressed": site.compressed}
+            for site in sites.values()
+        },
+        "statistics": {name: seen.to_json() for name, seen in statistics.items()},
+        "provenance": provenance,
+        "recording": recording or file_digest(journal),
+        "shuffled": shuffled,
+    }
+    write_whole(folder / "manifest.json", signed(folder, manifest))
 
 
 def signed(folder: Path, manifest: dict[str, Any]) -> str:

@@ -11,12 +11,14 @@ from probe_sae.errors import StoreError
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import progress
 from probe_sae.store import layout
+from probe_sae.store.growing_shard import RawRows
 from probe_sae.store.journal import ShardLine, enter
 from probe_sae.store.layout import SiteInfo
+from probe_sae.store.manifest import write_manifest
 from probe_sae.store.opening import join_stores, open_store
 from probe_sae.store.reader import RowBlock, Store
 from probe_sae.store.rows import ContextInput
-from probe_sae.store.writer import RawRows, StoreWriter, write_manifest
+from probe_sae.store.writer import StoreWriter
 
 PIECE_BYTES = 32 << 20
 """Rows copied at a time."""

@@ -3,10 +3,8 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,18 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from probe_sae.errors import ProbeSaeError, ShapeError, StoreError
-from probe_sae.outputs import write_whole
 from probe_sae.store import layout
+from probe_sae.store.growing_shard import GrowingShard, Helper, RawRows
 from probe_sae.store.hdf5 import open_checked
-from probe_sae.store.journal import file_digest, read_journal
+from probe_sae.store.journal import read_journal
 from probe_sae.store.layout import SiteInfo
-from probe_sae.store.manifest import signed
+from probe_sae.store.manifest import write_manifest
 from probe_sae.store.recovery import commit, publish, recover
-from probe_sae.store.rows import ContextInput, RecordedRows
+from probe_sae.store.rows import RecordedRows
 from probe_sae.store.shard_file import ShardFile
 from probe_sae.store.shard_parts import (
-    append_inputs,
-    append_rows,
     append_statistics,
     read_statistics,
 )
@@ -35,29 +31,6 @@ from probe_sae.store.statistics import RowStatistics
 
 WAITING = 2
 """Batches that wait to be written; a faster caller waits with them."""
-
-
-@dataclass(frozen=True)
-class RawRows:
-    """Rows as they lie on disk."""
-
-    sites: dict[str, NDArray[Any]]
-    """Site name -> [rows, width]."""
-    columns: dict[str, NDArray[Any]]
-    """[rows] each."""
-    contexts: list[ContextInput]
-
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        return len(self.columns["context"])
-
-    @property
-    def bytes(self) -> int:
-        """What they take on disk, about."""
-        arrays = [*self.sites.values(), *self.columns.values()]
-        inputs = ((c.tokens, c.thumbnail) for c in self.contexts)
-        return sum(a.nbytes for pair in (arrays, *inputs) for a in pair if a is not None)
 
 
 class StoreWriter:
@@ -95,10 +68,10 @@ class StoreWriter:
             with open_checked(folder / line.shard) as file:
                 for name, total in self._statistics.items():
                     total.merge(read_statistics(file, name))
-        self._shard: _Shard | None = None
+        self._shard: GrowingShard | None = None
         self._failure: BaseException | None = None
         self._jobs: queue.Queue[RawRows | None] = queue.Queue(WAITING)
-        self._helpers = {name: _Helper(name) for name in ("count", "commit")}
+        self._helpers = {name: Helper(name) for name in ("count", "commit")}
         self._thread = threading.Thread(target=self._work, name="probe-sae-write", daemon=True)
         self._thread.start()
 
@@ -296,7 +269,7 @@ class StoreWriter:
         if self._shard is None:
             name = layout.shard_name(self._shards)
             path = self.folder / f"{name}.writing"
-            self._shard = _Shard(name, ShardFile(path), self.sites, self._helpers["count"])
+            self._shard = GrowingShard(name, ShardFile(path), self.sites, self._helpers["count"])
             self._shards += 1
         shard = self._shard
         shard.take(rows)
@@ -331,90 +304,4 @@ class StoreWriter:
         self._helpers["commit"].do(publish, self.folder, shard.file.path, shard.name, shard.counts)
 
 
-class _Helper:
-    """A thread that does one thing beside, in order, while the next is prepared."""
-
-    def __init__(self, name: str) -> None:
-        self.pool = ThreadPoolExecutor(1, f"probe-sae-{name}")
-        self._last: Future[None] | None = None
-
-    def do(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Begin some work once the work before is done; its errors come here or in `wait`."""
-        self.wait()
-        self._last = self.pool.submit(work, *arguments)
-
-    def wait(self) -> None:
-        """Wait until all work is done."""
-        if self._last is not None:
-            self._last.result()
-
-
-class _Shard:
-    """The shard that is being written."""
-
-    def __init__(
-        self, name: str, file: ShardFile, sites: dict[str, SiteInfo], counting: _Helper
-    ) -> None:
-        self.name, self.file, self._sites, self._counting = name, file, sites, counting
-        self.statistics = {site: RowStatistics() for site in sites}
-        self.counts = {"rows": 0, "contexts": 0, "documents": 0}
-        self.bytes = self.uncommitted = 0
-        self.began = time.monotonic()
-        self._ends: dict[str, int] = {}
-
-    def take(self, rows: RawRows) -> None:
-        """Append rows and their contexts."""
-        if not self.uncommitted:
-            self.began = time.monotonic()
-        self._counting.do(self._count, rows)
-        append_rows(self.file, self._sites, rows.sites, rows.columns)
-        append_inputs(self.file, rows.contexts, self._ends)
-        documents = [1 + c.document for c in rows.contexts]
-        if rows.count:
-            documents.append(1 + int(rows.columns["doc"].max()))
-        self.counts = {
-            "rows": self.counts["rows"] + rows.count,
-            "contexts": self.counts["contexts"] + len(rows.contexts),
-            "documents": max([self.counts["documents"], *documents]),
-        }
-        self.bytes += rows.bytes
-        self.uncommitted += max(1, rows.bytes)
-
-    def _count(self, rows: RawRows) -> None:
-        for name, info in self._sites.items():
-            self.statistics[name].add(layout.from_disk(rows.sites[name], info.dtype))
-
-
 _STOP = RawRows({}, {}, [])
-
-
-def write_manifest(
-    folder: Path,
-    *,
-    kind: str,
-    sites: dict[str, SiteInfo],
-    statistics: dict[str, RowStatistics],
-    provenance: dict[str, Any],
-    recording: str | None,
-    shuffled: dict[str, Any] | None,
-) -> None:
-    """Write the manifest of a folder whose journal and shards are complete."""
-    journal = folder / "journal.jsonl"
-    lines = read_journal(journal)
-    manifest = {
-        "format": layout.FORMAT,
-        "version": layout.VERSION,
-        "kind": kind,
-        "rows": sum(line.rows for line in lines),
-        "contexts": sum(line.contexts for line in lines),
-        "documents": max((line.document_base + line.documents for line in lines), default=0),
-        "sites": {
-            site.name: {"width": site.width, "dtype": site.dtype, "compressed": site.compressed}
-            for site in sites.values()
-        },
-        "statistics": {name: seen.to_json() for name, seen in statistics.items()},
-        "provenance": provenance,
-        "recording": recording or file_digest(journal),
-        "shuffled": shuffled,
-    }
-    write_whole(folder / "manifest.json", signed(folder, manifest))

@@ -32,7 +32,7 @@ from probe_sae.store import (
     shuffle,
     shuffle_store,
 )
-from probe_sae.store.writer import RawRows
+from probe_sae.store.growing_shard import RawRows
 
 TOKENS, BATCH, WIDTH = 128, 4096, 768
 WORK = ("read", "epoch", "verify", "shuffle")

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from probe_sae.store import ContextInput, SiteInfo, Store, StoreStream, StoreWriter, open_store
-from probe_sae.store.writer import RawRows
+from probe_sae.store.growing_shard import RawRows
 
 WIDTH, TOKENS, PIECE, BATCH = 768, 128, 8192, 4096
 

@@ -15,6 +15,7 @@ import torch
 
 from probe_sae.errors import ShapeError, StoreError
 from probe_sae.store import SiteInfo, StoreStream, StoreWriter, layout, open_store, recovery, writer
+from probe_sae.store.growing_shard import RawRows
 from probe_sae.store.shard_file import ShardFile
 
 from .conftest import some_rows
@@ -124,7 +125,7 @@ def test_a_faster_caller_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     gate, taken = threading.Event(), threading.Semaphore(0)
     take = writer.StoreWriter._take
 
-    def slow(self: StoreWriter, rows: writer.RawRows) -> None:
+    def slow(self: StoreWriter, rows: RawRows) -> None:
         gate.wait(30)
         take(self, rows)
 
