@@ -94,14 +94,19 @@ def write_whole(path: Path, text: str) -> None:
     beside.replace(path)
 
 
+def sync(path: Path) -> None:
+    """Put a file on disk, to last through a power cut; it may be open for writing."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` last through a power cut."""
+    """Make renames in `folder` last through a power cut, where its file system can."""
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(folder)
 
 
 @contextmanager

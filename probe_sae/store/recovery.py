@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.errors import StoreError
-from probe_sae.outputs import sync_folder
+from probe_sae.outputs import sync, sync_folder
 from probe_sae.store import layout
 from probe_sae.store.chunks import FilePool, RowChunks, read_rows
 from probe_sae.store.journal import (
@@ -22,7 +22,7 @@ from probe_sae.store.journal import (
     read_lines,
     write_line,
 )
-from probe_sae.store.shard_file import ShardFile, sync
+from probe_sae.store.shard_file import ShardFile
 from probe_sae.store.shard_parts import append_statistics
 from probe_sae.store.statistics import RowStatistics
 

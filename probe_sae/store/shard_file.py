@@ -6,7 +6,6 @@ rest. Costs a write of the bytes, and a chunk of memory for each array.
 """
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,6 @@ from numpy.typing import NDArray
 
 from probe_sae.errors import ShapeError
 from probe_sae.store import layout
-
-
-def sync(path: Path) -> None:
-    """Put a file on disk; it may be open for writing."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.errors import SettingsError, StoreError
-from probe_sae.outputs import whole_folder, write_whole
+from probe_sae.outputs import sync, whole_folder, write_whole
 from probe_sae.progress import progress, say
 from probe_sae.store import layout
 from probe_sae.store.growing_shard import RawRows
@@ -28,7 +28,6 @@ from probe_sae.store.merge import PIECE_BYTES, copy_vocabulary, raw_rows
 from probe_sae.store.opening import open_store
 from probe_sae.store.reader import RowBlock, Store
 from probe_sae.store.rows import ContextInput
-from probe_sae.store.shard_file import sync
 from probe_sae.store.writer import StoreWriter
 
 PILE_BYTES = 192 << 20
