@@ -3,6 +3,7 @@
 import json
 from bisect import bisect_right
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,8 @@ from probe_sae.store.site_rows import SiteRows
 from probe_sae.store.statistics import RowStatistics
 
 _COLUMN_ROWS = 1 << 18
+_VERIFIERS = 4
+"""Shards that are verified beside each other; one takes a core for each 1.5 GB/s."""
 
 
 @dataclass(frozen=True)
@@ -231,11 +234,13 @@ class Store:
 
     def verify(self) -> list[str]:
         """Return what is wrong with the shards, one line a fault; reads every byte once."""
-        return [
-            f"{shard.path.name}: its bytes are not those that were written"
-            for shard in self.shards
-            if file_digest(shard.path) != shard.sha256
-        ]
+        with ThreadPoolExecutor(_VERIFIERS) as pool:
+            digests = pool.map(file_digest, (shard.path for shard in self.shards))
+            return [
+                f"{shard.path.name}: its bytes are not those that were written"
+                for shard, digest in zip(self.shards, digests, strict=True)
+                if digest != shard.sha256
+            ]
 
     def _columns(
         self, shard: Shard, part: slice, names: list[str] | None = None
