@@ -1,6 +1,6 @@
 """The codes of a store's rows, block by block: whole contexts, never a dense matrix."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,7 @@ class Firings:
 def firings(
     sae: SAE,
     store: Store,
-    site: str,
+    sites: Sequence[str],
     contexts: NDArray[np.bool_],
     labels: NDArray[np.int64] | None = None,
     *,
@@ -55,7 +55,7 @@ def firings(
     Args:
         sae: the dictionary.
         store: where the rows are.
-        site: which of its sites.
+        sites: those that the dictionary was trained on.
         contexts: which contexts count, [contexts].
         labels: for images, the class of each context, [contexts].
         what: the work, for the progress bar.
@@ -69,7 +69,7 @@ def firings(
                 tokens = _classes(context, labels) if token is None else token
                 yield _firings(
                     sae,
-                    store.read(site, block.start, block.stop),
+                    _read(sae, store, sites, block.start, block.stop),
                     wanted,
                     block.start,
                     context,
@@ -77,6 +77,12 @@ def firings(
                     tokens.astype(np.int64),
                 )
             advance(block.stop - block.start)
+
+
+def _read(sae: SAE, store: Store, sites: Sequence[str], start: int, stop: int) -> Tensor:
+    """Return what is encoded of some rows."""
+    rows = torch.cat([store.read(site, start, stop) for site in sites], 1)
+    return sae.split(rows)[0]
 
 
 def _classes(context: NDArray[np.int64], labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
@@ -96,7 +102,7 @@ def _firings(
     """Encode the wanted rows of a block and return their firings, sorted by feature."""
     codes = sae.encode_sparse(rows[torch.from_numpy(wanted)])
     values, indices = codes.values.numpy(), codes.indices.numpy()
-    local, place = np.nonzero(values > 0)
+    local, place = np.nonzero(sae.fires(codes.values).numpy())
     feature = indices[local, place]
     order = np.argsort(feature, kind="stable")
     feature, local, place = feature[order], local[order], place[order]

@@ -5,6 +5,7 @@ each feature did around the firings chosen. Memory grows with features, not with
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from probe_sae.analysis.saved import save_analysis
 from probe_sae.analysis.structure import feature_map, logit_effects, modules, nearest
 from probe_sae.analysis.tally import Tally
 from probe_sae.errors import StoreError
-from probe_sae.evaluation import Evaluation, check_width, finite, held_out
+from probe_sae.evaluation import Evaluation, finite, held_out, sites_of
 from probe_sae.host import Host, versions
 from probe_sae.outputs import whole_folder
 from probe_sae.sae import SAE, load_sae
@@ -68,16 +69,15 @@ def analyse(
             f"the rows of {opened.folder} lie in random order, and examples need their contexts; "
             "analyse the store that it was shuffled from."
         )
-    site = opened.site(sae.provenance.get("site")).name
-    check_width(sae, opened, site)
+    sites = sites_of(sae, opened)
     chosen = np.ones(opened.contexts, np.bool_) if rows == "all" else held_out(sae, opened)
     with whole_folder(out, force=force) as folder:
         with torch.no_grad():
-            tally, cofiring, examples = _passes(sae, opened, site, chosen, seed)
-            features = _features(sae, tally, cofiring, host, site, seed)
+            tally, cofiring, examples = _passes(sae, opened, sites, chosen, seed)
+            features = _features(sae, tally, cofiring, host, sites, seed)
         inputs, place, numbers = kept_inputs(opened, examples.contexts())
-        shown = examples.shown(sae, opened, site, place, numbers)
-        info = _info(sae, opened, site, rows, tally.rows, int(chosen.sum()), evaluation)
+        shown = examples.shown(sae, opened, sites, place, numbers)
+        info = _info(sae, opened, sites, rows, tally.rows, int(chosen.sum()), evaluation)
         analysis = Analysis(info, features, shown, inputs)
         save_analysis(analysis, folder)
     return analysis
@@ -99,17 +99,17 @@ class _Choice:
         return mask
 
     def shown(
-        self, sae: SAE, store: Store, site: str, place: Any, numbers: NDArray[np.int64]
+        self, sae: SAE, store: Store, sites: list[str], place: Any, numbers: NDArray[np.int64]
     ) -> Examples:
         """Return the examples with their surroundings; the second pass."""
-        blocks = firings(sae, store, site, self.contexts(), self._labels, what="examples")
+        blocks = firings(sae, store, sites, self.contexts(), self._labels, what="examples")
         return with_surroundings(
             self.top.result(), self.random.result(), blocks, self._contexts, place, numbers
         )
 
 
 def _passes(
-    sae: SAE, store: Store, site: str, chosen: NDArray[np.bool_], seed: int
+    sae: SAE, store: Store, sites: list[str], chosen: NDArray[np.bool_], seed: int
 ) -> tuple[Tally, CoFiring, _Choice]:
     """Go once over the codes of the chosen contexts."""
     labels = None
@@ -119,7 +119,7 @@ def _passes(
         tokens = max(int(labels.max(initial=-1)) + 1, len(store.provenance.get("classes", [])))
     tally, cofiring = Tally(sae.features, tokens), CoFiring(sae.features)
     choice = _Choice(sae, store.contexts, labels)
-    for block in firings(sae, store, site, chosen, labels):
+    for block in firings(sae, store, sites, chosen, labels):
         tally.add(block)
         cofiring.add(block)
         choice.top.add(strongest_of_contexts(block))
@@ -128,21 +128,22 @@ def _passes(
 
 
 def _features(
-    sae: SAE, tally: Tally, cofiring: CoFiring, host: Host | None, site: str, seed: int
+    sae: SAE, tally: Tally, cofiring: CoFiring, host: Host | None, sites: list[str], seed: int
 ) -> Features:
     columns: dict[str, NDArray[Any]] = tally.columns()
     pairs = phi_of_pairs(cofiring)
     together = partners(pairs, sae.features)
-    close = nearest(sae.W_dec)
-    places = feature_map(sae.W_dec, tally.count > 0, seed)
-    effects = logit_effects(sae.W_dec / sae.input_scale, _unembedding(host, site))
+    directions = sae.directions()
+    close = nearest(directions)
+    places = feature_map(directions, tally.count > 0, seed)
+    effects = logit_effects(directions, _unembedding(host, sites))
     columns |= {
         "nearest_ids": close.ids,
         "nearest_cosines": close.cosines,
         "cofiring_ids": together.ids,
         "cofiring_phis": together.phis,
         "cofiring_counts": together.counts,
-        "decoder_norm": (sae.W_dec / sae.input_scale).norm(dim=1).numpy(),
+        "decoder_norm": directions.norm(dim=1).numpy(),
         "x": places.x,
         "y": places.y,
         "cluster": places.cluster,
@@ -162,16 +163,17 @@ def _features(
     return Features(**columns)
 
 
-def _unembedding(host: Host | None, site: str) -> Tensor | None:
-    """Return the host's unembedding where the site is on its residual stream."""
-    on_stream = any(part in site for part in ("resid", "embed", "attn_out", "mlp_out"))
+def _unembedding(host: Host | None, sites: list[str]) -> Tensor | None:
+    """Return the host's unembedding where features write to its residual stream."""
+    parts = ("resid", "embed", "attn_out", "mlp_out")
+    on_stream = len(sites) == 1 and any(part in sites[0] for part in parts)
     return host.unembedding() if host is not None and on_stream else None
 
 
 def _info(
     sae: SAE,
     store: Store,
-    site: str,
+    sites: list[str],
     which: str,
     rows: int,
     contexts: int,
@@ -181,7 +183,7 @@ def _info(
     return finite(
         {
             "kind": store.kind,
-            "site": site,
+            "site": " + ".join(sites),
             "host": store.provenance["host"],
             "dataset": store.provenance["dataset"],
             "store": {"rows": store.rows, "contexts": store.contexts},
@@ -189,10 +191,10 @@ def _info(
                 "arch": settings.arch,
                 "features": settings.features,
                 "d_model": sae.d_model,
-                "k": settings.k,
+                "k": getattr(settings, "k", None),
                 "trainer": sae.provenance.get("trainer"),
-                "input_scale": float(sae.input_scale),
-                "threshold": float(sae.threshold),
+                "input_scale": float(sae.input_scale.float().mean()),
+                "settings": asdict(settings),
             },
             "split": {**(sae.provenance.get("split") or {}), "which": which},
             "rows": rows,

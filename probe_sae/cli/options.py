@@ -1,5 +1,7 @@
 """Options that several commands share, so that they read and behave the same everywhere."""
 
+import fnmatch
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,20 +37,50 @@ DATASET_HELP = (
 
 
 def parsed(assignments: list[str]) -> dict[str, Any]:
-    """Return `--set key=value` options as a table; values are numbers.
+    """Return `--set key=value` options as a table of numbers, words, truths and lists of numbers.
 
     Raises:
-        SettingsError: one is no `key=value`, or the value is no number.
+        SettingsError: one is no `key=value`.
     """
     table: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            equals = ""
-            number = 0.0
-        if not equals:
-            raise SettingsError(f"--set {assignment}: expected key=number, such as lr=2e-4.")
-        table[key.strip()] = number
+        if not equals or not value.strip():
+            raise SettingsError(f"--set {assignment}: expected key=value, such as lr=2e-4.")
+        parts = [_value(part) for part in value.split(",")]
+        table[key.strip()] = parts if len(parts) > 1 else parts[0]
     return table
+
+
+def numbers(given: str, option: str) -> list[float]:
+    """Return the numbers of an option that takes one or several, as `16,32`.
+
+    Raises:
+        SettingsError: one is no number.
+    """
+    parts = [_value(part) for part in given.split(",")]
+    if not all(isinstance(part, float) for part in parts):
+        raise SettingsError(f"{option} {given}: expected a number, or several as 16,32.")
+    return parts
+
+
+def chosen_sites(known: Iterable[str], wanted: list[str]) -> list[str]:
+    """Return the sites that names, globs and braces stand for, in the order in which they are said.
+
+    A name that stands for nothing is kept, for an error that names what is near.
+    """
+    from probe_sae.host.sites import expand_braces
+
+    names = [name for pattern in wanted for name in expand_braces(pattern)]
+    found = [site for name in names for site in fnmatch.filter(known, name) or [name]]
+    return list(dict.fromkeys(found))
+
+
+def _value(text: str) -> Any:
+    text = text.strip()
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from probe_sae.cli import emit
-from probe_sae.cli.options import Force, Json, Out, Resume, Seed
+from probe_sae.cli.options import Force, Json, Out, Resume, Seed, chosen_sites
 
 app = typer.Typer(
     help="Look at stores, check, shuffle and merge them.",
@@ -111,14 +111,10 @@ def merge(
 
     Example: `probe-sae store merge monday tuesday --out both`
     """
-    from fnmatch import filter as matching
-
-    from probe_sae.host.sites import expand_braces
     from probe_sae.store import join_stores, merge_stores
 
     whole = join_stores(stores)
-    names = [name for pattern in site or ["*"] for name in expand_braces(pattern)]
-    sites = [found for name in names for found in matching(list(whole.sites), name) or [name]]
+    sites = chosen_sites(whole.sites, site or ["*"])
     made = merge_stores([whole], out, sites=sites, force=force)
     emit(
         {"store": str(out), "rows": made.rows, "sites": list(made.sites)},

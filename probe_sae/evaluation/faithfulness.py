@@ -18,14 +18,24 @@ from torch.nn.functional import cross_entropy
 
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host import Host, ReplaceRows, Site, SiteWatch, constant, edit, zero
-from probe_sae.progress import progress
+from probe_sae.progress import progress, say
 from probe_sae.recording import Batch, Recipe, RowGatherer, as_recorded, batches, load_dataset
 from probe_sae.sae import DEFINITIONS, SAE, ReconstructionMeter, load_sae
-from probe_sae.store import Store, StoreStream, held_out_contexts, open_store
+from probe_sae.store import (
+    SitesStream,
+    Store,
+    StoreStream,
+    held_out_contexts,
+    open_store,
+    stream_of,
+)
+from probe_sae.training import warn_of_scale
 
 LOSS_CONTEXTS = 200
 """Contexts on which the host's loss is measured; four runs of the host each."""
 BATCH_ROWS = 4096
+SAMPLE_ROWS = 4096
+"""Rows whose scale is compared with the dictionary's."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +68,9 @@ def evaluate(
     if not isinstance(sae, SAE):
         sae = load_sae(sae)
     opened = store if isinstance(store, Store) else open_store(store)
-    site = opened.site(sae.provenance.get("site")).name
-    check_width(sae, opened, site)
+    sites = sites_of(sae, opened)
     held = held_out(sae, opened)
-    meter = reconstruction(sae, StoreStream(opened, site, 0, held))
+    meter = reconstruction(sae, stream_of(opened, sites, 0, held))
     metrics: dict[str, Any] = {
         "rows_evaluated": meter.rows,
         "fraction_unexplained": meter.fraction_unexplained,
@@ -69,24 +78,33 @@ def evaluate(
         "dead_fraction": meter.dead_fraction,
         "dense_fraction": meter.dense_fraction,
     }
-    if host is not None:
+    if host is not None and len(sites) > 1:
+        say("the host's loss is measured for dictionaries of one site; this one has several.")
+    elif host is not None:
         recipe = dataset or load_dataset(opened.provenance["dataset"]["name"])
-        losses = host_losses(sae, opened, site, host, recipe, held)
+        losses = host_losses(sae, opened, sites[0], host, recipe, held)
         if losses is not None:
             metrics["loss"] = losses
             metrics["loss_recovered"] = loss_recovered(losses)
     return Evaluation(metrics, {n: d for n, d in DEFINITIONS.items() if n in metrics})
 
 
-def check_width(sae: SAE, store: Store, site: str) -> None:
-    """Raise unless the site's rows are what the dictionary takes.
+def sites_of(sae: SAE, store: Store) -> list[str]:
+    """Return the sites of a store that a dictionary was trained on; else its only one.
 
     Raises:
-        ShapeError: they are not d_model long.
+        SiteNotFound: the store lacks one of them.
+        ShapeError: rows are not as long as those that the dictionary takes.
     """
-    width = store.site(site).width
-    if width != sae.d_model:
-        raise ShapeError(f"{site} has rows of {width}; the dictionary takes {sae.d_model}.")
+    sites = [store.site(name) for name in sae.provenance.get("sites") or [None]]
+    widths = tuple(site.width for site in sites)
+    if widths != sae.widths:
+        raise ShapeError(
+            f"{', '.join(site.name for site in sites)} has rows of "
+            f"{' + '.join(map(str, widths))}; the dictionary takes "
+            f"{' + '.join(map(str, sae.widths))}."
+        )
+    return [site.name for site in sites]
 
 
 def held_out(sae: SAE, store: Store) -> NDArray[np.bool_]:
@@ -105,13 +123,15 @@ def held_out(sae: SAE, store: Store) -> NDArray[np.bool_]:
 
 
 @torch.no_grad()
-def reconstruction(sae: SAE, stream: StoreStream) -> ReconstructionMeter:
+def reconstruction(sae: SAE, stream: StoreStream | SitesStream) -> ReconstructionMeter:
     """Return the metrics of the reconstruction of every row of a stream."""
-    meter = ReconstructionMeter(sae.features)
+    meter = ReconstructionMeter(sae.features, sae.settings.fires_above)
+    warn_of_scale(sae, stream.sample(SAMPLE_ROWS))
     with progress("evaluate", stream.rows) as advance:
         for rows in stream.in_order(BATCH_ROWS):
-            codes = sae.encode_sparse(rows)
-            meter.add(rows, sae.decode(codes), codes)
+            x, target = sae.split(rows)
+            codes = sae.encode_sparse(x)
+            meter.add(target, sae.reconstruct(x, codes), codes)
             advance(len(rows))
     return meter
 

@@ -72,9 +72,7 @@ def steer(
         )
     if host.tokenizer is None or not hasattr(host.model, "generate"):
         raise SettingsError(f"{host.name} writes no text: steering needs a causal language model.")
-    where = site or sae.provenance.get("site")
-    if not where:
-        raise SettingsError("the dictionary does not say its site; give it with --site.")
+    where = site or _site(sae)
     for found in host.find_sites(where):
         if found.width not in (None, sae.d_model):
             raise ShapeError(
@@ -90,6 +88,15 @@ def steer(
     with edit(host, where, changes[mode]):
         steered = _written(host, prompt, tokens, temperature, seed)
     return Steered(prompt, original, steered)
+
+
+def _site(sae: SAE) -> str:
+    sites = sae.provenance.get("sites") or []
+    if not sites:
+        raise SettingsError("the dictionary does not say its site; give it with --site.")
+    if len(sites) > 1:
+        raise SettingsError("steering takes a dictionary of one site; this one is of several.")
+    return sites[0]
 
 
 def _check_same_weights(host: Host, sae: SAE) -> None:

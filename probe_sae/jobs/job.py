@@ -7,7 +7,7 @@ from typing import Any
 
 from probe_sae.errors import FormatError, ProbeSaeError, near
 from probe_sae.recording import CaptureSettings
-from probe_sae.sae import TopK
+from probe_sae.sae import Settings
 from probe_sae.training import TrainSettings, split_settings
 
 _SECTIONS: dict[str, set[str]] = {
@@ -29,7 +29,7 @@ class Job:
     host: str
     data: str
     sites: tuple[str, ...]
-    arch: TopK
+    arch: Settings
     trainer: TrainSettings
     capture: CaptureSettings = field(default_factory=CaptureSettings)
     dtype: str = "float32"

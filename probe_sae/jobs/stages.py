@@ -44,10 +44,7 @@ def run(
         return json.loads((Path(out) / "summary.json").read_text("utf-8"))
     with whole_folder(out, force=force, resume=resume, keep="store*" if keep else "") as folder:
         host, recipe = _host(job), load_dataset(job.data, root=job.root)
-        if len(host.find_sites(job.sites)) != 1:
-            raise SettingsError(
-                f"a job trains on one site; {', '.join(job.sites)} stands for several."
-            )
+        host.find_sites(job.sites)
         return _stages(job, host, recipe, folder, resume)
 
 
@@ -64,7 +61,8 @@ def _stages(job: Job, host: Host, recipe: Recipe, folder: Path, resume: bool) ->
     if not (folder / "sae").exists():
         with clock.time("train"):
             where = folder / "sae"
-            train(store, job.arch, job.trainer, out=where, device=job.device, resume=resume)
+            options: dict[str, Any] = {"device": job.device, "resume": resume}
+            train(store, job.arch, job.trainer, site=list(store.sites), out=where, **options)
     sae = load_sae(folder / "sae")
     with clock.time("evaluate"):
         evaluation = evaluate(sae, store, host=host, dataset=recipe)
@@ -90,12 +88,12 @@ def _stages(job: Job, host: Host, recipe: Recipe, folder: Path, resume: bool) ->
         {
             "host": job.host,
             "dataset": job.data,
-            "site": store.site().name,
+            "site": " + ".join(store.sites),
             "rows": store.rows,
             "sae": {
                 "arch": settings.arch,
                 "features": settings.features,
-                "k": settings.k,
+                "k": getattr(settings, "k", None),
                 "seed": job.trainer.seed,
             },
             "seconds": clock.seconds,

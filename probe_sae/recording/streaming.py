@@ -77,7 +77,7 @@ class HostStream:
         self._seed, self._share = seed, None
         provenance = provenance_of(self._host, self._recipe, found, self._settings)
         self.provenance: dict[str, Any] = {
-            "site": self._site.name,
+            "sites": [self._site.name],
             "store": {"recording": recording_of(provenance)},
             **{name: provenance[name] for name in ("host", "dataset", "versions")},
         }
@@ -86,6 +86,7 @@ class HostStream:
         if first is None:
             raise DatasetError(f"dataset {self._recipe.name} holds nothing to train on.")
         self.width = first.shape[1]
+        self.widths = (self.width,)
         self._context_rows = len(first) / max(1, self._contexts_seen)
         self._buffer_rows = buffer_rows or BUFFER_BYTES // (4 * self.width)
 

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from probe_sae.errors import FormatError, ProbeSaeError
 from probe_sae.outputs import refuse_partial, write_whole
+from probe_sae.sae.architectures import settings_for
 from probe_sae.sae.dictionary import SAE
-from probe_sae.sae.settings import settings_for
 
 FORMAT = "probe_sae.sae"
-VERSION = 1
-_WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "input_scale", "threshold")
+VERSION = 2
 _FINGERPRINT_ROWS = 8
 
 
@@ -37,17 +36,18 @@ def save_sae(folder: Path, sae: SAE, probe: Tensor | None = None) -> None:
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(_FINGERPRINT_ROWS, sae.d_model, generator=generator)
         probe = probe / sae.input_scale.cpu()
+    probe = probe[:, : sae.d_model]
     probe = probe[:_FINGERPRINT_ROWS].detach().float().cpu()
     with torch.no_grad():
         expected = sae.cpu().encode(probe)
-    tensors = {name: getattr(sae, name).detach().cpu().contiguous() for name in _WEIGHTS}
+    tensors = {name: t.detach().contiguous() for name, t in sae.state_dict().items()}
     tensors |= {"fingerprint.rows": probe.contiguous(), "fingerprint.codes": expected.contiguous()}
     save_file(tensors, folder / "sae.safetensors")
     config = {
         "format": FORMAT,
         "version": VERSION,
         "arch": sae.settings.arch,
-        "d_model": sae.d_model,
+        "widths": sae.widths,
         "settings": asdict(sae.settings),
         "provenance": sae.provenance,
     }
@@ -67,28 +67,22 @@ def load_sae(path: str | Path) -> SAE:
     config = _read_config(folder)
     try:
         settings = settings_for(config["arch"], config["settings"])
-        d_model = int(config["d_model"])
+        widths = tuple(int(width) for width in config["widths"])
         provenance = dict(config["provenance"])
-    except (KeyError, TypeError, ValueError) as problem:
+        with torch.device("meta"):  # takes no memory: sizes are checked first
+            sae = settings.build(widths)
+    except (KeyError, TypeError, ValueError, RuntimeError) as problem:
         raise FormatError(f"{folder}/config.json is damaged: {problem!r}") from problem
     except FormatError:
         raise
     except ProbeSaeError as problem:
         raise FormatError(f"{folder}/config.json: {problem}") from problem
-    features = settings.features
-    shapes = {
-        "W_enc": [features, d_model],
-        "b_enc": [features],
-        "W_dec": [features, d_model],
-        "b_dec": [d_model],
-        "input_scale": [],
-        "threshold": [],
-    }
-    tensors = _read_tensors(folder / "sae.safetensors", shapes)
-    sae = SAE(settings, d_model)
+    expected = {name: (list(t.shape), t.dtype) for name, t in sae.state_dict().items()}
+    tensors = _read_tensors(folder / "sae.safetensors", expected)
     # Copied, so that weights lie in memory as a trained dictionary's do: some kernels round by
     # alignment, and codes are the same bits before and after saving only so.
-    sae.load_state_dict({name: tensors[name] for name in shapes})
+    sae = sae.to_empty(device="cpu")
+    sae.load_state_dict({name: tensors[name] for name in expected})
     sae.requires_grad_(False).eval()
     _check_fingerprint(sae, tensors, folder)
     sae.provenance, sae.log = provenance, _read_log(folder / "log.jsonl")
@@ -113,18 +107,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(path: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Read the named tensors after comparing the header's shapes with those expected."""
+def _read_tensors(
+    path: Path, expected: dict[str, tuple[list[int], torch.dtype]]
+) -> dict[str, Tensor]:
+    """Read the tensors of a file after comparing the header's shapes with those expected."""
     try:
         with safe_open(path, framework="pt") as file:
-            for name, shape in shapes.items():
+            for name, (shape, _) in expected.items():
                 found = file.get_slice(name).get_shape()
                 if found != shape:
                     raise FormatError(f"{path}: {name} is {found}, expected {shape}.")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as problem:
         raise FormatError(f"{path} cannot be read: {problem}") from problem
-    for name in shapes:
+    for name, (_, dtype) in expected.items():
+        if tensors[name].dtype.is_floating_point != dtype.is_floating_point:
+            raise FormatError(f"{path}: {name} is {tensors[name].dtype}, expected {dtype}.")
         if name != "threshold" and not torch.isfinite(tensors[name]).all():
             raise FormatError(f"{path}: {name} holds values that are not finite.")
     return tensors

@@ -1,15 +1,15 @@
-"""A dictionary of features: encoder, decoder, and what brings raw activations to their scale."""
+"""A dictionary of features: what every architecture promises."""
 
-from functools import partial
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from probe_sae.errors import ShapeError
 from probe_sae.sae import sparse
-from probe_sae.sae.settings import BatchTopK, TopK
+from probe_sae.sae.refine import Refinement, refined
+from probe_sae.sae.settings import Settings
 from probe_sae.sae.sparse import SparseCodes
 
 
@@ -17,56 +17,52 @@ class Step(NamedTuple):
     """What one training batch gives."""
 
     loss: Tensor
-    """To be minimised: squared error over the input's variance, plus the weighted AuxK."""
-    codes: SparseCodes
+    """To be minimised."""
+    target: Tensor
+    """[rows, d_out] what was to be reconstructed, in scaled units."""
     x_hat: Tensor
-    """[rows, d_model] in the encoder's units (`input_scale` applied)."""
+    """[rows, d_out] its reconstruction."""
+    fired: Tensor
+    """[features] int64, rows on which each feature fired."""
+    notes: dict[str, float]
+    """What else the log should hold, such as a coefficient that adapts."""
+
+    @property
+    def l0(self) -> float:
+        """Mean number of features that fired on a row."""
+        return float(self.fired.sum()) / len(self.target)
 
 
-class SAE(nn.Module):
-    """A sparse autoencoder with k firings a row.
+class SAE(nn.Module, ABC):
+    """An encoder, a decoder, and the scale between raw activations and their units.
 
-    codes = select(W_enc (s x - b_dec) + b_enc),  x_hat = (W_dec^T codes + b_dec) / s, where
-    s = `input_scale` brings rows to E||s x||^2 = d_model. Codes are in the scaled units.
+    `input_scale` s brings rows to E||s x||^2 = d_model, so that coefficients and learning rates
+    mean the same at every site; codes are in the scaled units. The loss is the squared error over
+    `variance`, the total variance of what is reconstructed: 1 is no better than the mean.
     """
 
-    W_enc: nn.Parameter
-    """[features, d_model]"""
-    b_enc: nn.Parameter
-    """[features]"""
-    W_dec: nn.Parameter
-    """[features, d_model]; rows have length 1."""
-    b_dec: nn.Parameter
-    """[d_model]"""
     input_scale: Tensor
-    """Scalar."""
-    threshold: Tensor
-    """Scalar: BatchTopK's smallest activation kept; NaN until calibrated."""
+    """Scalar, or [d_model] where rows of several sites are scaled each by its own."""
+    variance: Tensor
+    """Scalar: sum over dimensions of the variance of scaled rows, from a sample."""
     provenance: dict[str, Any]
-    """Where it was trained (`site`, `host`, `store`, `split`, ...), as far as known."""
+    """Where it was trained (`sites`, `host`, `store`, `split`, ...), as far as known."""
     log: list[dict[str, Any]]
     """Lines of the training log."""
 
-    def __init__(self, settings: TopK, d_model: int, *, generator: torch.Generator | None = None):
-        """Make an untrained dictionary: random unit decoder rows, the encoder their transpose.
+    def __init__(self, settings: Settings, widths: tuple[int, ...]) -> None:
+        """Make a dictionary whose weights are not drawn yet; `make_sae` draws them.
 
         Args:
             settings: architecture and size.
-            d_model: length of a row.
-            generator: where the randomness comes from; seed 0 when absent.
+            widths: length of a row at each of its sites.
         """
         super().__init__()
-        self.provenance: dict[str, Any] = {}
-        self.log: list[dict[str, Any]] = []
-        self.settings, self.d_model, self.features = settings, d_model, settings.features
-        generator = generator or torch.Generator().manual_seed(0)
-        directions = normalize(torch.randn(self.features, d_model, generator=generator), dim=1)
-        self.W_enc = nn.Parameter(directions.clone())
-        self.b_enc = nn.Parameter(torch.zeros(self.features))
-        self.W_dec = nn.Parameter(directions)
-        self.b_dec = nn.Parameter(torch.zeros(d_model))
-        self.register_buffer("input_scale", torch.tensor(1.0))
-        self.register_buffer("threshold", torch.tensor(float("nan")))
+        self.provenance, self.log = {}, []
+        self.settings, self.widths, self.features = settings, widths, settings.features
+        self.d_model = self.d_out = sum(widths)
+        self.register_buffer("input_scale", torch.ones(()))
+        self.register_buffer("variance", torch.ones(()))
 
     def __repr__(self) -> str:
         return f"SAE({self.settings}, d_model={self.d_model})"
@@ -82,66 +78,135 @@ class SAE(nn.Module):
         """
         return self._codes(self._scaled(x))
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the codes of raw activations, [rows, features]."""
-        return sparse.to_dense(self.encode_sparse(x), self.features)
+    def encode(self, x: Tensor, refine: "Refinement | str | None" = None) -> Tensor:
+        """Return the codes of raw activations, [rows, features].
+
+        Args:
+            x: [rows, d_model].
+            refine: improve the codes: `Lista()`, `LeaveOneOut()`, `OMP(k)`, or their names
+                `lista`, `leave_one_out`, `omp`.
+
+        Raises:
+            ShapeError: rows are not d_model long.
+            SettingsError: the refinement does not suit this architecture.
+        """
+        codes = self.encode_sparse(x) if refine is None else refined(self, x, refine)
+        return sparse.to_dense(codes, self.features)
 
     def decode(self, codes: Tensor | SparseCodes) -> Tensor:
-        """Return reconstructions in raw units, [rows, d_model].
+        """Return reconstructions in raw units, [rows, d_out].
 
         Args:
             codes: [rows, features], or what `encode_sparse` gave.
         """
-        if isinstance(codes, SparseCodes):
-            x_hat = sparse.decode(codes, self.W_dec)
-        else:
-            x_hat = codes @ self.W_dec
-        return (x_hat + self.b_dec) / self.input_scale
+        return self._reconstruct(codes) / self._output_scale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the reconstruction of raw activations, [rows, d_model]."""
-        return self.decode(self.encode_sparse(x))
+        """Return the reconstruction of raw activations, [rows, d_out]."""
+        return self.reconstruct(x, self.encode_sparse(x))
 
-    def step(self, x: Tensor, variance: Tensor, dead: Tensor | None = None) -> Step:
-        """Return loss, codes and reconstruction of one training batch.
+    def reconstruct(self, x: Tensor, codes: Tensor | SparseCodes) -> Tensor:
+        """Return the reconstruction that belongs to raw activations and their codes.
 
-        loss = sum((s x - x_hat)^2) / (rows * variance) + aux_coefficient * AuxK.
+        That is `decode(codes)`, but where something goes past the features (a transcoder's skip).
+        """
+        return self.decode(codes)
+
+    def fires(self, activations: Tensor) -> Tensor:
+        """Return where activations, of any shape, are firings."""
+        return activations.abs() > self.settings.fires_above
+
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is encoded and what is to be reconstructed, from rows as a stream has them.
+
+        Both are the rows themselves, but for a transcoder.
+        """
+        return rows, rows
+
+    def linear_decoder(self) -> Tensor | None:
+        """Return the directions in scaled units, [features, d_out]; None for a deep decoder."""
+        return None
+
+    @torch.no_grad()
+    def directions(self) -> Tensor:
+        """Return what each feature adds to a reconstruction, in raw units, [features, d_out].
+
+        The decoder's rows. For a deep decoder, what a feature's activation of 1 changes where all
+        others are silent.
+        """
+        decoder = self.linear_decoder()
+        if decoder is not None:
+            return decoder / self._output_scale()
+        parts: list[Tensor] = []
+        silent = self.decode(torch.zeros(1, self.features, device=self.input_scale.device))
+        for some in torch.arange(self.features).split(1024):
+            alone = torch.zeros(len(some), self.features, device=silent.device)
+            alone[torch.arange(len(some)), some] = 1
+            parts.append(self.decode(alone) - silent)
+        return torch.cat(parts)
+
+    @abstractmethod
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw the weights of an untrained dictionary."""
+
+    @torch.no_grad()
+    def initialise(self, sample: Tensor, generator: torch.Generator) -> None:
+        """Take scale and variance, and what else an architecture wants, from a sample.
 
         Args:
-            x: raw activations, [rows, d_model].
-            variance: total variance of s x, a scalar.
+            sample: raw rows as a stream has them, [rows, sum of widths].
+            generator: where randomness comes from.
+        """
+        x, _ = self.split(sample)
+        self.input_scale.copy_((x.shape[1] / x.double().square().sum(1).mean()) ** 0.5)
+        self.variance.copy_(self._scaled_pair(sample)[1].var(0, correction=0).sum())
+
+    @abstractmethod
+    def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
+        """Return loss, reconstruction and firings of one training batch.
+
+        Args:
+            rows: raw rows as a stream has them, [rows, sum of widths].
             dead: numbers of the features that have not fired for long, [dead].
+            share: how much of the run is over, 0 to 1.
         """
-        scaled = self._scaled(x)
-        codes = sparse.encode(scaled - self.b_dec, self.W_enc, self.b_enc, self._select())
-        x_hat = sparse.decode(codes, self.W_dec) + self.b_dec
-        error = scaled - x_hat
-        loss = error.square().sum() / (len(x) * variance)
-        if dead is not None and len(dead) and self.settings.aux_coefficient:
-            loss = loss + self.settings.aux_coefficient * self._aux_k(scaled, error.detach(), dead)
-        return Step(loss, codes, x_hat)
 
-    @torch.no_grad()
-    def calibrate(self, x: Tensor) -> None:
-        """Set BatchTopK's threshold so that `x`, [rows, d_model], has mean L0 = k.
+    def before_update(self) -> None:
+        """Change gradients before they are clipped and the optimiser uses them."""
 
-        Other architectures need none.
+    def constrain(self) -> None:
+        """Bring weights back to where they must be, such as directions to length 1."""
+
+    def adapt(self, step: Step) -> None:
+        """Change what follows from a step, such as a coefficient that is steered."""
+
+    def resample(self, rows: Tensor, dead: Tensor, generator: torch.Generator) -> bool:
+        """Give dead features new weights; return whether this architecture does so.
+
+        Args:
+            rows: raw rows, [rows, sum of widths].
+            dead: numbers of the dead features, [dead].
+            generator: where randomness comes from.
         """
-        if isinstance(self.settings, BatchTopK):
-            codes = self._batch_codes(x)
-            self.threshold.copy_(codes.values[codes.values > 0].min())
+        return False
 
-    @torch.no_grad()
-    def normalise_decoder(self) -> None:
-        """Bring decoder rows back to length 1."""
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    def finish(self, rows: Tensor) -> None:
+        """Bring the dictionary into its final form, with raw rows that training has not seen."""
 
-    @torch.no_grad()
-    def project_decoder_gradient(self) -> None:
-        """Take from the decoder's gradient what would only change the rows' length."""
-        grad = self.W_dec.grad
-        if grad is not None:
-            grad -= (grad * self.W_dec).sum(1, keepdim=True) * self.W_dec
+    def rate_factors(self) -> dict[str, float]:
+        """Return what the learning rate of some parameters is multiplied with, by name."""
+        return {}
+
+    @abstractmethod
+    def _codes(self, scaled: Tensor) -> SparseCodes:
+        """Return the codes of scaled rows, [rows, d_model]."""
+
+    @abstractmethod
+    def _reconstruct(self, codes: Tensor | SparseCodes) -> Tensor:
+        """Return reconstructions in scaled units, [rows, d_out]."""
+
+    def _output_scale(self) -> Tensor:
+        return self.input_scale
 
     def _scaled(self, x: Tensor) -> Tensor:
         if x.ndim != 2 or x.shape[1] != self.d_model:
@@ -149,38 +214,12 @@ class SAE(nn.Module):
                 f"activations have shape {tuple(x.shape)}; this dictionary takes "
                 f"[rows, {self.d_model}]. Is this the site it was trained on?"
             )
-        return x.to(self.W_enc.dtype) * self.input_scale
+        return x.to(self.input_scale.dtype) * self.input_scale
 
-    def _codes(self, scaled: Tensor) -> SparseCodes:
-        select = self._select()
-        if isinstance(self.settings, BatchTopK) and not torch.isnan(self.threshold):
-            select = partial(sparse.above, threshold=float(self.threshold))
-        return sparse.encode(scaled - self.b_dec, self.W_enc, self.b_enc, select)
-
-    def _batch_codes(self, x: Tensor) -> SparseCodes:
+    def _scaled_pair(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is encoded and what is to be reconstructed, in scaled units."""
+        x, target = self.split(rows)
         scaled = self._scaled(x)
-        return sparse.encode(scaled - self.b_dec, self.W_enc, self.b_enc, self._select())
-
-    def _select(self) -> sparse.Select:
-        if isinstance(self.settings, BatchTopK):
-            return partial(sparse.batch_top_k, k=self.settings.k)
-        return partial(sparse.top_k, k=int(self.settings.k))
-
-    def _aux_k(self, scaled: Tensor, error: Tensor, dead: Tensor) -> Tensor:
-        """Return the share of the error that the strongest dead features leave unexplained.
-
-        Its gradient reaches encoder and decoder rows of dead features. The weight falls with their
-        number, so that a single dead feature is not blamed for everything. Only positive
-        pre-activations count: with negative ones as well, as many features came back, but they
-        explained less (fraction unexplained 0.29 against 0.22 on a synthetic world).
-
-        Source: Gao et al. 2024, appendix A.2; the scaling by count from EleutherAI/sparsify.
-        """
-        wanted = self.settings.aux_k or max(1, self.d_model // 2)
-        count = min(wanted, len(dead))
-        x = (scaled - self.b_dec).detach()
-        select = partial(sparse.top_k, k=count)
-        values, local = sparse.encode(x, self.W_enc[dead], self.b_enc[dead], select)
-        aux = sparse.decode(SparseCodes(values, local), self.W_dec[dead])
-        share = (error - aux).square().sum() / error.square().sum().clamp_min(1e-12)
-        return share * min(len(dead) / wanted, 1.0)
+        if target is x:
+            return scaled, scaled
+        return scaled, target.to(scaled.dtype) * self._output_scale()

@@ -46,8 +46,14 @@ def fraction_unexplained(x: Tensor, x_hat: Tensor) -> float:
 class ReconstructionMeter:
     """Gather errors, variance and firings over batches of uneven size."""
 
-    def __init__(self, features: int) -> None:
-        """Begin with nothing seen, for a dictionary of `features` features."""
+    def __init__(self, features: int, fires_above: float = 0.0) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            features: size of the dictionary.
+            fires_above: a feature fires where the magnitude of its activation is over this.
+        """
+        self._fires_above = fires_above
         self.rows = self.firings = 0
         self.squared_error = 0.0
         self.fired = torch.zeros(features, dtype=torch.int64)
@@ -78,7 +84,7 @@ class ReconstructionMeter:
         self._sum += shifted.sum(0)
         self._square += shifted.square().sum(0)
         if codes is not None:
-            fires = codes.values != 0
+            fires = codes.values.abs() > self._fires_above
             self.firings += int(fires.sum())
             features = codes.indices[fires].cpu()
             self.fired += torch.bincount(features, minlength=len(self.fired))

@@ -1,74 +1,119 @@
-"""The settings of each architecture: frozen dataclasses, from which the command line is made."""
+"""The settings of an architecture: frozen dataclasses, from which the command line is made."""
 
+import types
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from probe_sae.errors import SettingsError, near
 
+if TYPE_CHECKING:
+    from probe_sae.sae.dictionary import SAE
+
 
 @dataclass(frozen=True)
-class TopK:
-    """Each row fires its k strongest features.
+class Settings(ABC):
+    """What every architecture has."""
 
-    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
-    """
+    arch: ClassVar[str] = ""
+    """Its name on the command line."""
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    """Of Adam."""
 
-    arch: ClassVar[str] = "topk"
     features: int = 4096
     """Size of the dictionary."""
-    k: float = 32
-    """Features that fire on a row."""
-    aux_coefficient: float = 1 / 32
-    """Weight of the loss that revives dead features."""
-    aux_k: int = 0
-    """Dead features that take part in it on a row; 0 is half of d_model."""
 
     def __post_init__(self) -> None:
         if self.features < 1:
             raise SettingsError(f"features is {self.features}; expected at least 1.")
-        if not 0 < self.k <= self.features:
-            raise SettingsError(
-                f"k is {self.k:g}, but the dictionary has {self.features} features; "
-                f"choose k between 1 and {self.features}."
-            )
-        if self.arch == "topk" and self.k != int(self.k):
-            raise SettingsError(f"k is {self.k}; topk needs a whole number (batchtopk does not).")
+
+    @property
+    def fires_above(self) -> float:
+        """A feature fires on a row where its activation is larger than this."""
+        return 0.0
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether rows are brought to a mean square of 1, not taken in their own units."""
+        return True
+
+    @abstractmethod
+    def build(self, widths: tuple[int, ...]) -> "SAE":
+        """Return a dictionary whose weights are not drawn yet; `make_sae` draws them.
+
+        Args:
+            widths: length of a row at each of its sites; rows hold them one after the other.
+        """
+
+    def learning_rate(self, rows: int) -> float:
+        """Return the highest learning rate for a run over so many rows.
+
+        2e-4 / sqrt(features / 2^14), the law of Gao et al. 2024 for runs of billions of rows, and
+        more for shorter ones, up to 0.01: CHANGELOG.md has what was measured.
+        """
+        law = 2e-4 / (self.features / 2**14) ** 0.5
+        return min(1e-2, law * max(1.0, (2e9 / rows) ** 0.45))
 
 
-@dataclass(frozen=True)
-class BatchTopK(TopK):
-    """A batch fires its rows * k strongest firings: rows that need more features get more.
-
-    Afterwards a threshold stands in for the batch, calibrated so that mean L0 is k.
-    Source: Bussmann et al. 2024, "BatchTopK sparse autoencoders".
-    """
-
-    arch: ClassVar[str] = "batchtopk"
-
-
-ARCHITECTURES: dict[str, type[TopK]] = {kind.arch: kind for kind in (TopK, BatchTopK)}
-"""Name on the command line -> settings. A new architecture is one entry here and one encoder."""
-
-
-def settings_for(arch: str, values: dict[str, Any]) -> TopK:
-    """Return the settings of an architecture.
+def check_range(settings: Settings, name: str, low: float, high: float = float("inf")) -> None:
+    """Raise unless a setting lies between two values.
 
     Raises:
-        SettingsError: no such architecture or setting, or a value out of range.
+        SettingsError: it does not.
     """
-    if arch not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise SettingsError(
-            f"no architecture {arch!r}; there are {known}.{near(arch, ARCHITECTURES)}"
-        )
-    kind = ARCHITECTURES[arch]
-    names = [field.name for field in fields(kind)]
-    for name in values:
-        if name not in names:
-            raise SettingsError(
-                f"{arch} has no setting {name!r}; it has {', '.join(names)}.{near(name, names)}"
-            )
-    try:
-        return kind(**values)
-    except TypeError as problem:
-        raise SettingsError(f"{arch}: {problem}") from problem
+    value = getattr(settings, name)
+    if not low <= value <= high:
+        most = "" if high == float("inf") else f" and at most {high:g}"
+        raise SettingsError(f"{name} is {value}; expected at least {low:g}{most}.")
+
+
+def check_choice(settings: Settings, name: str, choices: tuple[str, ...]) -> None:
+    """Raise unless a setting is one of some words.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    value = getattr(settings, name)
+    if value not in choices:
+        hint = near(str(value), choices)
+        raise SettingsError(f"{name} is {value!r}; expected {', '.join(choices)}.{hint}")
+
+
+def typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values for the fields of a settings class, each of its field's type.
+
+    Whole numbers may be written as 1e6, one number may stand for a list of one, and a list may come
+    from JSON or TOML.
+
+    Raises:
+        SettingsError: a value is of another type.
+    """
+    wanted = get_type_hints(kind)
+    return {name: _as(wanted[name], name, value) for name, value in values.items()}
+
+
+def _as(kind: Any, name: str, value: Any) -> Any:
+    if get_origin(kind) is types.UnionType:
+        kind = next(part for part in get_args(kind) if part is not types.NoneType)
+    if get_origin(kind) is tuple:
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_as(get_args(kind)[0], name, part) for part in parts)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is float and is_number:
+        return value
+    if kind is int and is_number:
+        if value != int(value):
+            raise SettingsError(f"{name} is {value}; expected a whole number.")
+        return int(value)
+    words = {bool: "true or false", str: "a word", float: "a number", int: "a whole number"}
+    raise SettingsError(f"{name} is {value!r}; expected {words.get(kind, kind)}.")
+
+
+def names_of(kind: type) -> list[str]:
+    """Return the names of a settings class's fields."""
+    return [field.name for field in fields(kind)]

@@ -5,6 +5,7 @@ against autograd in float64). A step costs one matrix product, the encoder's; bo
 are sums over entries sorted by feature.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -46,30 +47,52 @@ class PreActivations:
         """Return the `count` largest of each row, in no order."""
         count = min(count, self.features)
         parts = [
-            linear(rows, self.W_enc, self.b_enc).topk(count, -1, sorted=False)
+            _linear(rows, self.W_enc, self.b_enc).topk(count, -1, sorted=False)
             for rows in self.x.split(CHUNK_ROWS)
         ]
         return SparseCodes(
             torch.cat([values for values, _ in parts]), torch.cat([i for _, i in parts])
         )
 
+    def largest(self, count: int) -> SparseCodes:
+        """Return the `count` of largest magnitude of each row, in no order."""
+        count, parts = min(count, self.features), list[SparseCodes]()
+        for rows in self.x.split(CHUNK_ROWS):
+            pre = _linear(rows, self.W_enc, self.b_enc)
+            indices = pre.abs().topk(count, -1, sorted=False).indices
+            parts.append(SparseCodes(pre.gather(1, indices), indices))
+        values, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+        return SparseCodes(values, indices)
+
+    def over(self, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rows, features and values of all over their feature's threshold, [features].
+
+        Flat lists, sorted by row. Thresholds are not negative.
+        """
+        return self._chosen(lambda pre: pre > thresholds)
+
     def at_least(self, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows, features and values of all that are positive and reach `threshold`.
 
         Flat lists, sorted by row.
         """
+        return self._chosen(lambda pre: pre >= threshold if threshold > 0 else pre > 0)
+
+    def _chosen(self, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for start in range(0, self.rows, CHUNK_ROWS):
-            pre = linear(self.x[start : start + CHUNK_ROWS], self.W_enc, self.b_enc)
-            reached = pre >= threshold if threshold > 0 else pre > 0
-            rows, features = reached.nonzero(as_tuple=True)
+            pre = _linear(self.x[start : start + CHUNK_ROWS], self.W_enc, self.b_enc)
+            rows, features = choose(pre).nonzero(as_tuple=True)
             parts.append((rows + start, features, pre[rows, features]))
+        if not parts:
+            none = torch.zeros(0, dtype=torch.int64, device=self.x.device)
+            return none, none, self.x.new_zeros(0)
         rows, features, values = (torch.cat(column) for column in zip(*parts, strict=True))
         return rows, features, values
 
     def typical(self, k: float) -> float:
         """Return the value that about k pre-activations of a row reach, from a few rows; or 0."""
-        pre = linear(self.x[:TYPICAL_ROWS], self.W_enc, self.b_enc).flatten()
+        pre = _linear(self.x[:TYPICAL_ROWS], self.W_enc, self.b_enc).flatten()
         below = pre.numel() - round(min(self.rows, TYPICAL_ROWS) * k)
         return max(0.0, float(pre.kthvalue(max(1, below)).values)) if len(pre) else 0.0
 
@@ -81,6 +104,11 @@ def top_k(pre_activations: PreActivations, k: int) -> SparseCodes:
     """
     values, indices = pre_activations.top(k)
     return SparseCodes(values.relu_(), indices)
+
+
+def signed_top_k(pre_activations: PreActivations, k: int) -> SparseCodes:
+    """Keep the k pre-activations of largest magnitude of each row, with their signs."""
+    return pre_activations.largest(k)
 
 
 def batch_top_k(pre_activations: PreActivations, k: float) -> SparseCodes:
@@ -100,15 +128,31 @@ def batch_top_k(pre_activations: PreActivations, k: float) -> SparseCodes:
         lowest = values.kthvalue(len(values) - wanted + 1).values
         kept = values >= lowest
         rows, features, values = rows[kept], features[kept], values[kept]
-    return _in_rows(rows, features, values, pre_activations.rows)
+    return in_rows(rows, features, values, pre_activations.rows)
 
 
 def above(pre_activations: PreActivations, threshold: float) -> SparseCodes:
     """Keep every positive pre-activation that is at least `threshold`."""
-    return _in_rows(*pre_activations.at_least(threshold), pre_activations.rows)
+    return in_rows(*pre_activations.at_least(threshold), pre_activations.rows)
 
 
-def _in_rows(rows: Tensor, features: Tensor, values: Tensor, count: int) -> SparseCodes:
+def over(pre_activations: PreActivations, thresholds: Tensor) -> SparseCodes:
+    """Keep every pre-activation that is over its feature's threshold, [features], none negative."""
+    return in_rows(*pre_activations.over(thresholds), pre_activations.rows)
+
+
+def all_of(values: Tensor) -> SparseCodes:
+    """Return dense codes, [rows, features], as sparse ones that leave nothing out."""
+    places = torch.arange(values.shape[1], device=values.device)
+    return SparseCodes(values, places.expand(len(values), -1))
+
+
+def _linear(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
+    """Return x @ W_enc.T + b_enc; in the weights' precision, whatever autocast multiplies in."""
+    return linear(x, W_enc, b_enc).to(W_enc.dtype)
+
+
+def in_rows(rows: Tensor, features: Tensor, values: Tensor, count: int) -> SparseCodes:
     """Return flat lists, sorted by row, as [rows, width] with zeros at the end of short rows."""
     lengths = torch.bincount(rows, minlength=count)
     width = max(1, int(lengths.max())) if count else 1

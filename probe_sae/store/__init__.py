@@ -8,6 +8,7 @@ from probe_sae.store.reader import Store
 from probe_sae.store.rows import ContextInput, RecordedRows, SplitStream, Stream
 from probe_sae.store.shuffle import shuffle_store
 from probe_sae.store.site_rows import SiteRows
+from probe_sae.store.site_streams import SitesStream, stream_of
 from probe_sae.store.stream import StoreStream, TensorStream
 from probe_sae.store.writer import StoreWriter
 
@@ -16,6 +17,7 @@ __all__ = [
     "RecordedRows",
     "SiteInfo",
     "SiteRows",
+    "SitesStream",
     "SplitStream",
     "Store",
     "StoreStream",
@@ -29,4 +31,5 @@ __all__ = [
     "merge_stores",
     "open_store",
     "shuffle_store",
+    "stream_of",
 ]

@@ -49,8 +49,8 @@ class RecordedRows:
 class Stream(Protocol):
     """Batches of rows for training: what a store gives, and what a tensor or a host can give."""
 
-    width: int
-    """Length of a row."""
+    widths: tuple[int, ...]
+    """Length of a row at each site that it holds; mostly of one."""
 
     def epoch(self, number: int, batch: int, start: int = 0) -> Iterator[Tensor]:
         """Yield [batch, width] tensors: each row once, in an order of this epoch's own.

@@ -40,6 +40,8 @@ class _Fill(NamedTuple):
     """Places among `left` and the blocks' rows, in the order in which they are given out."""
     given: int
     """How many of them this fill gives out; the others are left to the next."""
+    rows: NDArray[np.int64]
+    """Those in `order`, by their number in the store."""
 
 
 class _Batches:
@@ -81,9 +83,22 @@ class StoreStream:
     """The rows of one site, or of the contexts chosen from it, as shuffled batches."""
 
     def __init__(
-        self, store: Store, site: str, seed: int, contexts: NDArray[np.bool_] | None = None
+        self,
+        store: Store,
+        site: str,
+        seed: int,
+        contexts: NDArray[np.bool_] | None = None,
+        *,
+        row_bytes: int | None = None,
     ) -> None:
         """Stream `site` of `store`, only rows whose context is marked in `contexts`, [contexts].
+
+        Args:
+            store: where the rows are.
+            site: of which site.
+            seed: of the order.
+            contexts: which rows.
+            row_bytes: what a row takes in the buffer, where other streams fill it as well.
 
         Raises:
             SettingsError: no row is left.
@@ -91,6 +106,10 @@ class StoreStream:
         self.store, self.site, self.seed = store, site, seed
         info = store.site(site)
         self.width, self._dtype = info.width, info.dtype
+        self.widths = (info.width,)
+        own = info.width * layout.DTYPES[info.dtype][1].itemsize
+        self._capacity = BUFFER_BYTES // (row_bytes or own)
+        """Rows that a buffer holds."""
         self._keep = None if contexts is None else store.marked(contexts)
         self.rows = store.rows if self._keep is None else int(self._keep.sum())
         self._spare: list[NDArray[Any]] = []
@@ -134,6 +153,20 @@ class StoreStream:
                     yield batches.of(rows, order[begin : min(begin + batch, given)])
                 start = 0
         self._spare = buffers
+
+    def row_number(self, number: int, batch: int, place: int) -> int:
+        """Return which row of the store is at a place of an epoch; nothing is read.
+
+        Args:
+            number: which epoch.
+            batch: rows of a batch.
+            place: how many rows of the epoch come before.
+        """
+        for fill in self._fills(number, batch):
+            if place < fill.given:
+                return int(fill.rows[place])
+            place -= fill.given
+        raise IndexError(f"an epoch has {self.rows} rows.")
 
     def companions(self, batch: int) -> float:
         """Return how many rows of its own context a batch's row meets, on average; about.
@@ -179,11 +212,6 @@ class StoreStream:
     def _blocks(self) -> int:
         return -(-self.store.rows // BLOCK_ROWS)
 
-    @property
-    def _capacity(self) -> int:
-        """Rows that a buffer holds."""
-        return BUFFER_BYTES // (self.width * layout.DTYPES[self._dtype][1].itemsize)
-
     def _fills(self, number: int, batch: int) -> Iterator[_Fill]:
         """Yield what the buffer holds, one filling after the other; nothing is read."""
         generator = np.random.default_rng([self.seed, number])
@@ -197,8 +225,9 @@ class StoreStream:
             places = np.concatenate([np.arange(len(left)), self._places(len(left), mine)])
             order = generator.permutation(len(rows))
             given = len(rows) if is_last else len(rows) // batch * batch
-            yield _Fill(left, mine, places[order], given)
-            left = rows[order[given:]]
+            rows = rows[order]
+            yield _Fill(left, mine, places[order], given, rows)
+            left = rows[given:]
 
     def _rows_of(self, block: int) -> NDArray[np.int64]:
         """Return the rows of a block that are streamed, by their number in the store."""
@@ -258,8 +287,21 @@ class StoreStream:
 class TensorStream:
     """The rows of a tensor in memory, as shuffled batches."""
 
-    def __init__(self, rows: Tensor, seed: int) -> None:
+    def __init__(
+        self,
+        rows: Tensor,
+        seed: int,
+        *,
+        widths: tuple[int, ...] | None = None,
+        numbers: Tensor | None = None,
+    ) -> None:
         """Stream `rows`, [rows, width].
+
+        Args:
+            rows: what to stream.
+            seed: of the order.
+            widths: of the sites that rows hold one after the other; one by default.
+            numbers: what to call each row in messages, [rows].
 
         Raises:
             ShapeError: `rows` is not two-dimensional or is empty.
@@ -267,7 +309,14 @@ class TensorStream:
         if rows.ndim != 2 or not len(rows):
             raise ShapeError(f"rows have shape {tuple(rows.shape)}, expected [rows, d_model].")
         self._data, self.seed = rows, seed
-        self.rows, self.width = rows.shape
+        self.rows = len(rows)
+        self.widths = widths or (rows.shape[1],)
+        self._numbers = numbers
+
+    def row_number(self, number: int, batch: int, place: int) -> int:
+        """Return which row is at a place of an epoch; see `StoreStream.row_number`."""
+        row = int(np.random.default_rng([self.seed, number]).permutation(self.rows)[place])
+        return row if self._numbers is None else int(self._numbers[row])
 
     def epoch(self, number: int, batch: int, start: int = 0) -> Iterator[Tensor]:
         """Yield [batch, width]: each row once, in an order drawn from seed and `number`.

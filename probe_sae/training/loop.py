@@ -1,9 +1,10 @@
-"""Learn a dictionary: one loop for every architecture and every source of rows."""
+"""Learn dictionaries: one loop for every architecture and every source of rows."""
 
-import math
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,14 @@ from torch import Tensor
 from probe_sae.errors import FormatError, SettingsError
 from probe_sae.outputs import interrupts_wait, whole_folder
 from probe_sae.progress import progress, say
-from probe_sae.sae import SAE, BatchTopK, ReconstructionMeter, TopK, load_sae, save_sae
-from probe_sae.sae.dictionary import Step
-from probe_sae.store import (
-    Store,
-    Stream,
-    open_store,
-)
+from probe_sae.sae import SAE, BatchTopK, Settings, load_sae, save_sae
+from probe_sae.store import Stream, open_store
 from probe_sae.training import progress_file
+from probe_sae.training.alarms import name_bad_rows, warn_of_outliers
+from probe_sae.training.learner import Learner, Run
+from probe_sae.training.precision import matrix_products
 from probe_sae.training.settings import TrainSettings
-from probe_sae.training.sources import sources
+from probe_sae.training.sources import Data, sources
 
 LOG_LINES = 100
 SAMPLE_ROWS = 32_768
@@ -30,11 +29,11 @@ SAMPLE_ROWS = 32_768
 
 
 def train(
-    data: Store | Stream | Tensor | str | Path,
-    settings: TopK | None = None,
+    data: Data | str | Path,
+    settings: Settings | None = None,
     trainer: TrainSettings | None = None,
     *,
-    site: str | None = None,
+    site: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     device: str | torch.device | None = None,
     resume: bool = False,
@@ -46,45 +45,139 @@ def train(
     the bit.
 
     Args:
-        data: a store or its path, a stream of batches, or a tensor [rows, d_model].
+        data: a store or its path, a stream of batches, a tensor [rows, d_model], or a tuple of
+            tensors, one for each site of a transcoder or crosscoder.
         settings: architecture and size; BatchTopK by default.
         trainer: length of the run, learning rate, seed.
-        site: which site of a store that has several.
+        site: which site of a store that has several; for architectures that take several, a list.
         out: folder for the dictionary.
         device: a GPU where there is one, by default.
         resume: continue what was begun in `out`; with a finished dictionary, do nothing.
         force: replace what is in `out`.
 
     Raises:
-        SettingsError: a setting is out of range, no rows are left to train on, or the training to
-            continue is another one.
+        SettingsError: a setting is out of range, no rows are left to train on, rows are not finite,
+            or the training to continue is another one.
         SiteNotFound: the store has no such site.
         OutputExists: `out` is there already.
     """
-    settings, trainer = settings or BatchTopK(), trainer or TrainSettings()
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if isinstance(data, (str, Path)):
-        data = open_store(data)
-    training, unseen, provenance = sources(data, site, trainer)
-    provenance |= {"trainer": asdict(trainer), "device": device.type}
-    if out is None:
-        sae = Training(training, unseen, settings, trainer, device).run()
-        sae.provenance = provenance
-        return sae
-    what = {"arch": settings.arch, "settings": asdict(settings), **provenance}
-    if resume and Path(out).exists():
-        return _finished(out, what)
-    with whole_folder(out, force=force, resume=resume, keep=progress_file.NAME) as folder:
-        progress_file.drop_others(folder)
-        begun = progress_file.load_state(folder, what)
-        sae = Training(training, unseen, settings, trainer, device).run(folder, what, begun)
-        sae.provenance = provenance
-        save_sae(folder, sae, unseen.sample(8))
-        (folder / progress_file.NAME).unlink(missing_ok=True)
+    trainer = trainer or TrainSettings()
+    runs = [Run(settings or BatchTopK(), trainer.seed)]
+    (sae,) = _train(data, runs, trainer, site, out, device, resume=resume, force=force)
     return sae
 
 
-def _finished(out: str | Path, what: dict[str, Any]) -> SAE:
+def train_several(
+    data: Data | str | Path,
+    settings: Sequence[Settings],
+    trainer: TrainSettings | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    site: str | Sequence[str] | None = None,
+    out: str | Path | None = None,
+    device: str | torch.device | None = None,
+    resume: bool = False,
+    force: bool = False,
+) -> dict[str, SAE]:
+    """Learn several dictionaries from one stream of batches; return them by name.
+
+    Rows are read once for all; each dictionary is the one that `train` would have returned with the
+    same order of rows. With `out`, each is written to `out/NAME`.
+
+    Args:
+        data: see `train`.
+        settings: one for each dictionary.
+        trainer: common to all; its seed is that of the order of rows and of the split.
+        seeds: of the weights; every settings is trained with each. The trainer's by default.
+        site: see `train`.
+        out: folder for the dictionaries.
+        device: see `train`.
+        resume: see `train`.
+        force: see `train`.
+
+    Raises:
+        SettingsError: see `train`; or two dictionaries are the same.
+    """
+    trainer = trainer or TrainSettings()
+    runs = _named([Run(s, seed) for s in settings for seed in seeds or [trainer.seed]])
+    saes = _train(data, runs, trainer, site, out, device, resume=resume, force=force)
+    return {run.name: sae for run, sae in zip(runs, saes, strict=True)}
+
+
+def _named(runs: list[Run]) -> list[Run]:
+    """Give each run a name of what it does not share with all others."""
+    tables = [{"arch": r.settings.arch, **asdict(r.settings), "seed": r.seed} for r in runs]
+    shared = {
+        name
+        for name in {name for table in tables for name in table}
+        if len({str(table.get(name)) for table in tables}) == 1
+    }
+    named: list[Run] = []
+    for run, table in zip(runs, tables, strict=True):
+        parts = [
+            str(value) if name == "arch" else f"{name}{_short(value)}"
+            for name, value in table.items()
+            if name not in shared
+        ]
+        named.append(Run(run.settings, run.seed, "-".join(parts) or run.settings.arch))
+    if len({run.name for run in named}) < len(named):
+        raise SettingsError("two of the dictionaries to train are the same.")
+    return named
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "_".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _train(
+    data: Data | str | Path,
+    runs: list[Run],
+    trainer: TrainSettings,
+    site: str | Sequence[str] | None,
+    out: str | Path | None,
+    device: str | torch.device | None,
+    *,
+    resume: bool,
+    force: bool,
+) -> list[SAE]:
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(data, (str, Path)):
+        data = open_store(data)
+    sites = [site] if isinstance(site, str) else site
+    training, unseen, provenance = sources(data, sites, trainer)
+    provenance |= {"trainer": asdict(trainer), "device": device.type}
+    whats = [
+        {"arch": r.settings.arch, "settings": asdict(r.settings), "weights_seed": r.seed}
+        | provenance
+        for r in runs
+    ]
+    if out is None:
+        saes = Training(training, unseen, runs, trainer, device).run()
+        return _with_provenance(saes, whats)
+    folders = [Path(out) / run.name for run in runs]
+    if resume and Path(out).exists():
+        return [_finished(f, what) for f, what in zip(folders, whats, strict=True)]
+    with whole_folder(out, force=force, resume=resume, keep=progress_file.NAME) as folder:
+        progress_file.drop_others(folder)
+        begun = progress_file.load_state(folder, whats)
+        saes = Training(training, unseen, runs, trainer, device).run(folder, whats, begun)
+        probe = unseen.sample(8)
+        for run, sae in zip(runs, _with_provenance(saes, whats), strict=True):
+            (folder / run.name).mkdir(exist_ok=True)
+            save_sae(folder / run.name, sae, probe)
+        (folder / progress_file.NAME).unlink(missing_ok=True)
+    return saes
+
+
+def _with_provenance(saes: list[SAE], whats: Sequence[Mapping[str, Any]]) -> list[SAE]:
+    for sae, what in zip(saes, whats, strict=True):
+        sae.provenance = {n: v for n, v in what.items() if n not in ("arch", "settings")}
+    return saes
+
+
+def _finished(out: Path, what: dict[str, Any]) -> SAE:
     """Return the dictionary that a run has left already.
 
     Raises:
@@ -112,74 +205,62 @@ class _Place:
 
 
 class Training:
-    """One run: the dictionary, its optimiser, and what is known of dead features."""
+    """One run over a stream of rows, from which one or several dictionaries learn."""
 
     def __init__(
         self,
         stream: Stream,
         unseen: Stream,
-        settings: TopK,
+        runs: Sequence[Run],
         trainer: TrainSettings,
         device: torch.device,
     ) -> None:
-        """Initialise from a sample: scale to E||x||^2 = d_model, decoder bias at the mean."""
+        """Begin, with scales and means from a sample."""
         self._stream, self._unseen, self._trainer, self._device = stream, unseen, trainer, device
-        generator = torch.Generator().manual_seed(trainer.seed)
-        self.sae = SAE(settings, stream.width, generator=generator)
         sample = stream.sample(SAMPLE_ROWS)
-        power = float(sample.double().square().sum(1).mean())
-        if not math.isfinite(power) or power == 0:
-            raise SettingsError("the rows are all zero or not finite: is this the right site?")
-        with torch.no_grad():
-            self.sae.input_scale.fill_((stream.width / power) ** 0.5)
-            scaled = sample * self.sae.input_scale
-            self.sae.b_dec.copy_(scaled.mean(0))
-        self._variance = scaled.var(0, correction=0).sum().to(device)
-        self.sae.to(device)
-        parameters = list(self.sae.parameters())
-        self._optimiser = torch.optim.Adam(parameters, lr=0.0, betas=(0.9, 0.999), fused=True)
-        self._silent = torch.zeros(settings.features, dtype=torch.int64, device=device)
-        self.log: list[dict[str, Any]] = []
+        if message := name_bad_rows(sample, 0, None):
+            raise SettingsError(f"in a sample of the rows, {message}")
+        if not bool(sample.any()):
+            raise SettingsError("the rows are all zero: is this the right site?")
+        warn_of_outliers(sample)
+        self.learners = [Learner(run, stream.widths, sample, trainer, device) for run in runs]
 
     def run(
         self,
         folder: Path | None = None,
-        what: dict[str, Any] | None = None,
+        whats: Sequence[Mapping[str, Any]] = (),
         begun: tuple[dict[str, Tensor], Any] | None = None,
-    ) -> SAE:
-        """Train to the end, calibrate, and return the dictionary with its log.
+    ) -> list[SAE]:
+        """Train to the end, calibrate, and return the dictionaries with their logs.
 
         Args:
             folder: where to keep what a resumed run needs; nowhere by default.
-            what: what the run depends on, kept with it.
+            whats: what each dictionary depends on, kept with it.
             begun: tensors and facts of a run to continue.
 
         Raises:
             KeyboardInterrupt: somebody asked for it; the state is in `folder`.
-            SettingsError: the loss is not finite, or there are no rows.
+            SettingsError: rows or the loss are not finite, or there are no rows.
         """
         trainer = self._trainer
         at = _Place() if begun is None else self._restore(*begun)
         began = saved = time.perf_counter()
-        began -= self.log[-1]["seconds"] if self.log else 0.0
-        every = max(1, trainer.steps // LOG_LINES)
+        log = self.learners[0].log
+        began -= log[-1]["seconds"] if log else 0.0
         with (
             progress("train", trainer.steps * trainer.batch_size) as advance,
+            matrix_products(trainer.precision),
             nullcontext(list[int]()) if folder is None else interrupts_wait() as asked,
         ):
             advance(at.step * trainer.batch_size)
             while at.step < trainer.steps:
                 before = at.step
                 for batch in self._stream.epoch(at.epoch, trainer.batch_size, at.batch):
-                    rows = batch.to(self._device).float()
-                    result = self._step(rows, at.step)
-                    at.step, at.batch = at.step + 1, at.batch + 1
+                    self._step(batch, at, began)
                     advance(trainer.batch_size)
-                    if (at.step - 1) % every == 0 or at.step == trainer.steps:
-                        self._log(rows, result, at.step - 1, time.perf_counter() - began)
                     is_due = time.perf_counter() - saved > trainer.save_seconds
                     if folder is not None and (asked or is_due):
-                        self._save(folder, what, at)
+                        self._save(folder, whats, at)
                         saved = time.perf_counter()
                     if asked:
                         raise KeyboardInterrupt
@@ -188,17 +269,34 @@ class Training:
                 at.epoch, at.batch = at.epoch + 1, 0
                 if at.step == before and before == 0:
                     raise SettingsError("no rows to train on.")
-        self.sae.calibrate(self._unseen.sample(SAMPLE_ROWS).to(self._device))
-        self._warn()
-        self.sae.log = self.log
-        return self.sae.cpu().requires_grad_(False).eval()
+        unseen = self._unseen.sample(SAMPLE_ROWS).to(self._device)
+        return [learner.finish(unseen) for learner in self.learners]
 
-    def _save(self, folder: Path, what: dict[str, Any] | None, at: "_Place") -> None:
+    def _step(self, batch: Tensor, at: "_Place", began: float) -> None:
+        """Let every dictionary learn from a batch."""
+        trainer = self._trainer
+        rows = batch.to(self._device, non_blocking=True).float()
+        named = getattr(self._stream, "row_number", None)
+        names = None if named is None else partial(named, at.epoch, trainer.batch_size)
+        if message := name_bad_rows(rows, at.batch * trainer.batch_size, names):
+            raise SettingsError(f"step {at.step + 1}: {message}")
+        is_noted = at.step % max(1, trainer.steps // LOG_LINES) == 0
+        for learner in self.learners:
+            result = learner.step(rows, at.step)
+            if is_noted or at.step + 1 == trainer.steps:
+                learner.note(result, at.step, time.perf_counter() - began)
+        at.step, at.batch = at.step + 1, at.batch + 1
+
+    def _save(self, folder: Path, whats: Sequence[Mapping[str, Any]], at: "_Place") -> None:
         """Put the state after a step on disk."""
-        tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        tensors |= progress_file.optimiser_tensors(self._optimiser) | {"silent": self._silent}
-        facts = {"run": what, "place": asdict(at), "log": self.log}
-        progress_file.save_state(folder, tensors, facts)
+        tensors: dict[str, Tensor] = {}
+        facts: list[dict[str, Any]] = []
+        for i, learner in enumerate(self.learners):
+            mine, known = learner.state()
+            tensors |= {f"{i}.{name}": tensor for name, tensor in mine.items()}
+            facts.append(known)
+        kept = {"runs": list(whats), "place": asdict(at), "learners": facts}
+        progress_file.save_state(folder, tensors, kept)
 
     def _restore(self, tensors: dict[str, Tensor], facts: Any) -> "_Place":
         """Take on a saved state, and return where it was.
@@ -207,69 +305,16 @@ class Training:
             FormatError: it does not fit.
         """
         try:
-            self.sae.load_state_dict(
-                {n.removeprefix("sae."): t for n, t in tensors.items() if n.startswith("sae.")}
-            )
-            progress_file.restore_optimiser(self._optimiser, tensors)
-            self._silent.copy_(tensors["silent"])
-            self.log = list(facts["log"])
-            at = _Place(**facts["place"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as problem:
-            raise FormatError(f"the training to continue is damaged: {problem}") from problem
+            at = _Place(**{field.name: int(facts["place"][field.name]) for field in fields(_Place)})
+            known = list(facts["learners"])
+        except (KeyError, TypeError, ValueError) as problem:
+            raise FormatError(f"the training to continue is damaged: {problem!r}") from problem
+        for i, learner in enumerate(self.learners):
+            mine = {
+                name.removeprefix(f"{i}."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(f"{i}.")
+            }
+            learner.restore(mine, known[i])
         say(f"going on after {at.step * self._trainer.batch_size:,} rows")
         return at
-
-    def _step(self, rows: Tensor, step: int) -> Step:
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._trainer.rate(step, self.sae.features)
-        dead = (self._silent >= self._trainer.dead_window).nonzero().squeeze(1)
-        result = self.sae.step(rows, self._variance, dead)
-        if not torch.isfinite(result.loss):
-            raise SettingsError(
-                f"the loss is not finite at step {step}; the largest activation of its rows is "
-                f"{float(rows.abs().max()):.3g}. Lower the learning rate (--set lr=...), or look "
-                "at the rows with `probe-sae store info`."
-            )
-        self._optimiser.zero_grad(set_to_none=True)
-        result.loss.backward()
-        self.sae.project_decoder_gradient()
-        if self._trainer.clip:
-            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self._trainer.clip)
-        self._optimiser.step()
-        self.sae.normalise_decoder()
-        self._silent += len(rows)
-        self._silent[result.codes.indices[result.codes.values > 0]] = 0
-        return result
-
-    @torch.no_grad()
-    def _log(self, rows: Tensor, result: Step, step: int, seconds: float) -> None:
-        meter = ReconstructionMeter(self.sae.features)
-        scaled = rows * self.sae.input_scale
-        meter.add(scaled, result.x_hat, result.codes)
-        dead = float((self._silent >= self._trainer.dead_window).double().mean())
-        self.log.append(
-            {
-                "step": step + 1,
-                "rows": (step + 1) * self._trainer.batch_size,
-                "loss": float(result.loss.detach()),
-                "fraction_unexplained": meter.fraction_unexplained,
-                "l0": meter.l0,
-                "dead_fraction": dead,
-                "lr": self._trainer.rate(step, self.sae.features),
-                "seconds": round(seconds, 3),
-            }
-        )
-
-    def _warn(self) -> None:
-        """Say early what a person would want to know before going on."""
-        last = self.log[-1]
-        if last["fraction_unexplained"] > 1:
-            say(
-                f"warning: fraction unexplained is {last['fraction_unexplained']:.2f}, worse than "
-                "the mean: is this the right site, and are there outlier rows?"
-            )
-        if last["dead_fraction"] > 0.2:
-            say(
-                f"warning: {last['dead_fraction']:.0%} of the features are dead. Fewer features, "
-                "more rows, or a higher learning rate would help."
-            )

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,17 @@ def drop_others(folder: Path) -> None:
     """Remove what a killed process left half written beside the state."""
     for path in folder.iterdir():
         if path.name not in (NAME, ".lock"):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def load_state(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Tensor], Any] | None:
+def load_state(
+    folder: Path, runs: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Tensor], Any] | None:
     """Return tensors and facts of the training that was begun in a folder; None where none was.
 
     Args:
         folder: where it was begun.
-        run: what it depends on; `facts["run"]` must be the same.
+        runs: what each dictionary depends on; `facts["runs"]` must be the same.
 
     Raises:
         SettingsError: the training that was begun is another one; the message says in what.
@@ -55,23 +59,27 @@ def load_state(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Tensor], An
             facts = json.loads(file.metadata()["probe_sae.training"])
             # Cloned, so that they lie in memory as a run's own do: some kernels round by alignment.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        before = facts["run"]
+        before = list(facts["runs"])
         if facts["version"] != _VERSION:
             raise FormatError(f"{path} is of version {facts['version']}; start anew with --force.")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
         raise FormatError(f"{path} is damaged: {problem}; start anew with --force.") from problem
-    if others := differing(run, before):
+    others = {
+        name for now, then in zip(runs, before, strict=False) for name in differing(now, then)
+    }
+    if others or len(runs) != len(before):
+        what = ", ".join(sorted(others)) or f"number of dictionaries ({len(before)})"
         raise SettingsError(
-            f"{folder} was begun with another {', '.join(others)}; finish it with the old ones, "
+            f"{folder} was begun with another {what}; finish it with the old ones, "
             "or drop it and start anew with --force."
         )
     return tensors, facts
 
 
-def differing(run: dict[str, Any], before: dict[str, Any]) -> list[str]:
+def differing(run: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     """Return what a run depends on and an earlier one had otherwise."""
-    now = json.loads(json.dumps(run))
-    return [name for name in now if now[name] != before.get(name)]
+    now, then = (json.loads(json.dumps(dict(facts))) for facts in (run, before))
+    return [name for name in now if now[name] != then.get(name)]
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,10 +1,11 @@
 """How to train: one dataclass for every architecture, from which the command line is made."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from probe_sae.errors import SettingsError, near
-from probe_sae.sae import ARCHITECTURES, BatchTopK, TopK, settings_for
+from probe_sae.sae import BatchTopK, Settings, architecture, names_of, settings_for, typed
+from probe_sae.training.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class TrainSettings:
     """Share of the contexts that training never sees."""
     seed: int = 0
     """Of initialisation, order of rows and split."""
+    ema: float = 0.0
+    """Keep a running average of the weights, which forgets so slowly, and return it; 0 does not."""
+    precision: str = "float32"
+    """float32; tf32 on GPUs that have it; bf16 multiplies matrices in bfloat16. Weights and their
+    updates are float32 in any case."""
     save_seconds: float = 120.0
     """A run whose result goes to disk is put there so often, to be resumed after a crash."""
 
@@ -37,9 +43,14 @@ class TrainSettings:
         for name in ("rows", "batch_size"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        for name in ("warm_up", "decay", "held_out"):
+        for name in ("warm_up", "decay", "held_out", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected 0 up to 1.")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(
+                f"precision is {self.precision!r}; expected {', '.join(PRECISIONS)}."
+                + near(self.precision, PRECISIONS)
+            )
         if self.seed < 0:
             raise SettingsError(f"seed is {self.seed}; expected at least 0.")
 
@@ -48,21 +59,12 @@ class TrainSettings:
         """Number of steps."""
         return max(1, -(-self.rows // self.batch_size))
 
-    def rate(self, step: int, features: int) -> float:
+    def rate(self, step: int, settings: Settings) -> float:
         """Return the learning rate of a step, counted from 0."""
-        highest = self.lr or self._highest(features)
+        highest = self.lr or settings.learning_rate(self.rows)
         warm = max(1.0, self.warm_up * self.steps)
         left = (self.steps - step) / max(1.0, self.decay * self.steps)
         return highest * min(1.0, (step + 1) / warm, left)
-
-    def _highest(self, features: int) -> float:
-        """Return the rate that suits dictionary and run.
-
-        2e-4 / sqrt(features / 2^14), the law of Gao et al. 2024 for runs of billions of rows, and
-        more for shorter ones, up to 0.01: CHANGELOG.md has what was measured.
-        """
-        law = 2e-4 / (features / 2**14) ** 0.5
-        return min(1e-2, law * max(1.0, (2e9 / self.rows) ** 0.45))
 
     @property
     def dead_window(self) -> int:
@@ -70,7 +72,7 @@ class TrainSettings:
         return self.dead_after or min(10_000_000, max(self.batch_size, self.rows // 20))
 
 
-def split_settings(values: dict[str, Any]) -> tuple[TopK, TrainSettings]:
+def split_settings(values: dict[str, Any]) -> tuple[Settings, TrainSettings]:
     """Return the architecture's and the trainer's settings from one table of both.
 
     Args:
@@ -81,27 +83,16 @@ def split_settings(values: dict[str, Any]) -> tuple[TopK, TrainSettings]:
     """
     values = dict(values)
     arch = str(values.pop("arch", BatchTopK.arch))
-    if arch not in ARCHITECTURES:
-        settings_for(arch, {})
-    of_trainer = [field.name for field in fields(TrainSettings)]
-    of_arch = [field.name for field in fields(ARCHITECTURES[arch])]
-    for name, value in values.items():
+    of_arch, of_trainer = names_of(architecture(arch)), names_of(TrainSettings)
+    for name in values:
         if name not in of_trainer + of_arch:
             hint = near(name, of_trainer + of_arch)
             raise SettingsError(
                 f"neither {arch} nor the trainer has a setting {name!r}; {arch} has "
                 f"{', '.join(of_arch)}; the trainer has {', '.join(of_trainer)}.{hint}"
             )
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise SettingsError(f"{name} is {value!r}; expected a number.")
-    for kind in (ARCHITECTURES[arch], TrainSettings):
-        for field in fields(kind):
-            value = values.get(field.name)
-            if field.type in (int, "int") and isinstance(value, float):
-                if not value.is_integer():
-                    raise SettingsError(f"{field.name} is {value}; expected a whole number.")
-                values[field.name] = int(value)
+    trainer = {name: value for name, value in values.items() if name in of_trainer}
     return (
-        settings_for(arch, {name: v for name, v in values.items() if name in of_arch}),
-        TrainSettings(**{name: v for name, v in values.items() if name in of_trainer}),
+        settings_for(arch, {name: value for name, value in values.items() if name in of_arch}),
+        TrainSettings(**typed(TrainSettings, trainer)),
     )

@@ -16,7 +16,7 @@ from probe_sae.analysis import Analysis, TextInputs, analyse, codes, load_analys
 from probe_sae.analysis.result import RANDOM, TOP, Features
 from probe_sae.analysis.tally import BINS
 from probe_sae.errors import FormatError, OutputExists, StoreError
-from probe_sae.sae import SAE, BatchTopK
+from probe_sae.sae import SAE, BatchTopK, make_sae
 from probe_sae.store import (
     ContextInput,
     RecordedRows,
@@ -59,13 +59,13 @@ def make_store(folder: Path, contexts: int = 70) -> Store:
     return open_store(folder)
 
 
-def make_sae() -> SAE:
+def dictionary() -> SAE:
     generator = torch.Generator().manual_seed(5)
-    sae = SAE(BatchTopK(features=FEATURES, k=5), WIDTH, generator=generator)
-    sae.calibrate(torch.randn(2000, WIDTH, generator=generator))
+    sae = make_sae(BatchTopK(features=FEATURES, k=5), WIDTH, generator)
+    sae.finish(torch.randn(2000, WIDTH, generator=generator))
     with torch.no_grad():
-        sae.b_enc[7] = -1e9
-        sae.b_enc[8] = 3.0
+        sae.get_parameter("b_enc")[7] = -1e9
+        sae.get_parameter("b_enc")[8] = 3.0
     return sae.requires_grad_(False)
 
 
@@ -80,7 +80,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def dense(store: Store) -> NDArray[np.float64]:
-    return make_sae().encode(store.read("site", 0, store.rows)).double().numpy()
+    return dictionary().encode(store.read("site", 0, store.rows)).double().numpy()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def analysis(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Analysis
     folder = tmp_path_factory.mktemp("analysis") / "analysis"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(codes, "BLOCK_ROWS", 10_000)
-        return analyse(make_sae(), store, folder)
+        return analyse(dictionary(), store, folder)
 
 
 def test_statistics_equal_brute_force(analysis: Analysis, dense: NDArray[np.float64]) -> None:
@@ -167,7 +167,7 @@ def test_random_examples_are_uniform(store: Store, tmp_path: Path) -> None:
 
     chosen = np.ones(store.contexts, np.bool_)
     (block,) = [
-        b for b in firings(make_sae(), store, "site", chosen) if b.row[0] < store.shards[0].rows
+        b for b in firings(dictionary(), store, ["site"], chosen) if b.row[0] < store.shards[0].rows
     ]
     drawn = np.zeros(store.rows)
     for seed in range(300):
@@ -251,7 +251,8 @@ def test_token_counts_equal_brute_force(
 
 
 def test_nearest_features_equal_brute_force(analysis: Analysis) -> None:
-    cosines = (make_sae().W_dec @ make_sae().W_dec.T).fill_diagonal_(-2).sort(descending=True)
+    directions = dictionary().directions()
+    cosines = (directions @ directions.T).fill_diagonal_(-2).sort(descending=True)
 
     assert np.allclose(analysis.columns.nearest_cosines, cosines.values[:, :8], atol=1e-5)
 
@@ -262,7 +263,7 @@ def test_the_size_of_blocks_changes_nothing(
 ) -> None:
     """Blocks smaller than a context as well."""
     monkeypatch.setattr(codes, "BLOCK_ROWS", block)
-    other = analyse(make_sae(), store, tmp_path / "other")
+    other = analyse(dictionary(), store, tmp_path / "other")
 
     assert np.allclose(analysis.examples.value, other.examples.value)
     assert np.array_equal(analysis.examples.position, other.examples.position)
@@ -337,7 +338,7 @@ def test_a_shuffled_store_is_not_analysed(store: Store, tmp_path: Path) -> None:
     shuffled = shuffle_store(store, tmp_path / "shuffled")
 
     with pytest.raises(StoreError, match="analyse the store that it was shuffled from"):
-        analyse(make_sae(), shuffled, tmp_path / "analysis")
+        analyse(dictionary(), shuffled, tmp_path / "analysis")
     assert not (tmp_path / "analysis").exists()
 
 
@@ -346,7 +347,7 @@ def test_an_analysis_leaves_the_number_of_threads_as_it_was(store: Store, tmp_pa
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        analyse(make_sae(), store, tmp_path / "analysis")
+        analyse(dictionary(), store, tmp_path / "analysis")
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -356,4 +357,4 @@ def test_a_finished_analysis_is_not_overwritten(store: Store, tmp_path: Path) ->
     (tmp_path / "a").mkdir()
 
     with pytest.raises(OutputExists):
-        analyse(make_sae(), store, tmp_path / "a")
+        analyse(dictionary(), store, tmp_path / "a")

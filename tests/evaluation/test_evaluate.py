@@ -8,7 +8,7 @@ from probe_sae.evaluation import evaluate, held_out
 from probe_sae.evaluation.faithfulness import host_losses
 from probe_sae.host import Host, load_host
 from probe_sae.recording import Recipe, load_dataset
-from probe_sae.sae import SAE, TopK, fraction_unexplained
+from probe_sae.sae import SAE, TopK, fraction_unexplained, make_sae
 from probe_sae.store import Store, held_out_contexts
 
 from .conftest import SITE
@@ -16,22 +16,22 @@ from .conftest import SITE
 
 def perfect(width: int) -> SAE:
     """Return a dictionary that reconstructs everything: each axis in both directions."""
-    sae = SAE(TopK(features=2 * width, k=width), width)
+    sae = make_sae(TopK(features=2 * width, k=width), width)
     eye = torch.cat([torch.eye(width), -torch.eye(width)])
     with torch.no_grad():
-        sae.W_enc.copy_(eye)
-        sae.W_dec.copy_(eye)
+        sae.get_parameter("W_enc").copy_(eye)
+        sae.get_parameter("W_dec").copy_(eye)
     return sae.requires_grad_(False)
 
 
 def constant(store: Store) -> SAE:
     """Return a dictionary that always says the mean."""
-    sae = SAE(TopK(features=4, k=1), store.site().width)
+    sae = make_sae(TopK(features=4, k=1), store.site().width)
     mean = store.statistics(SITE).mean
     assert mean is not None
     with torch.no_grad():
-        sae.b_enc.fill_(-1e9)
-        sae.b_dec.copy_(mean)
+        sae.get_parameter("b_enc").fill_(-1e9)
+        sae.get_parameter("b_dec").copy_(mean)
     return sae.requires_grad_(False)
 
 
@@ -72,7 +72,7 @@ def test_the_original_loss_is_the_models_own(store: Store, code_lm: Host, stdlib
 
 
 def test_metrics_are_those_of_the_held_out_rows_alone(store: Store) -> None:
-    sae = SAE(TopK(features=64, k=4), store.site().width).requires_grad_(False)
+    sae = make_sae(TopK(features=64, k=4), store.site().width).requires_grad_(False)
     known = {"recording": store.recording}
     split = {"held_out": 0.2, "seed": 3}
     sae.provenance = {"site": SITE, "store": known, "split": split}
@@ -90,7 +90,7 @@ def test_metrics_are_those_of_the_held_out_rows_alone(store: Store) -> None:
 
 def test_a_dictionary_of_another_width_is_refused(store: Store) -> None:
     with pytest.raises(ShapeError, match="takes 7"):
-        evaluate(SAE(TopK(features=9, k=2), 7), store)
+        evaluate(make_sae(TopK(features=9, k=2), 7), store)
 
 
 def test_another_host_is_refused(store: Store, code_lm: Host, stdlib: Recipe) -> None:

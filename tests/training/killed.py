@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from probe_sae.sae import ARCHITECTURES, TopK
+from probe_sae.sae import ARCHITECTURES, Settings, settings_for
 from probe_sae.store import (
     ContextInput,
     RecordedRows,
@@ -39,15 +39,24 @@ def make_store(folder: Path) -> Store:
     context = np.repeat(np.arange(200, dtype=np.uint32), 20)
     columns = {"doc": context, "context": context, "pos": context, "token": context.astype("i4")}
     contexts = [ContextInput(i, i, "", 0, np.zeros(20, np.int32)) for i in range(200)]
-    with StoreWriter(folder, [SiteInfo("site", 16, "float32")], "text") as writer:
-        writer.append(RecordedRows({"site": rows}, columns, contexts))
+    infos = [SiteInfo("site", 16, "float32"), SiteInfo("other", 8, "float16")]
+    with StoreWriter(folder, infos, "text") as writer:
+        recorded = {"site": rows, "other": rows[:, :8].half()}
+        writer.append(RecordedRows(recorded, columns, contexts))
         writer.finish({})
     return open_store(folder)
 
 
-def settings(arch: str) -> TopK:
+def settings(arch: str) -> Settings:
     """Return more features than the rows need, so that some die and are revived."""
-    return ARCHITECTURES[arch](features=256, k=2)
+    wanted = {"features": 256, "k": 2, "points": 64}
+    kind = ARCHITECTURES[arch]
+    return settings_for(arch, {n: v for n, v in wanted.items() if hasattr(kind, n)})
+
+
+def sites(arch: str) -> list[str]:
+    """Return the sites that an architecture learns from."""
+    return ["site", "other"] if arch in ("transcoder", "crosscoder") else ["site"]
 
 
 def check_same(one: Path, other: Path) -> None:
@@ -69,7 +78,15 @@ def ends(store: Store, arch: str, out: Path, lives: float | None) -> bool:
         torch.set_num_threads(1)
         often = replace(RUN, save_seconds=0.0)
         try:
-            train(store, settings(arch), often, out=out, device="cpu", resume=True)
+            train(
+                store,
+                settings(arch),
+                often,
+                site=sites(arch),
+                out=out,
+                device="cpu",
+                resume=True,
+            )
         except BaseException as problem:
             print(repr(problem), flush=True)
             os._exit(1)

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 from probe_sae.errors import FormatError, OutputExists, SettingsError
 from probe_sae.sae import ARCHITECTURES, TopK
 from probe_sae.store import Store
-from probe_sae.training import train
+from probe_sae.training import train as train_anywhere
 from probe_sae.training.loop import Training
 
-from .killed import RUN, check_same, make_store, settings
+from .killed import RUN, check_same, make_store, settings, sites
 
+train = partial(train_anywhere, device="cpu")
 STEPS = RUN.steps
 ARCHS = sorted(ARCHITECTURES)
 
@@ -32,10 +34,10 @@ def _interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Sig
     """Send a signal in the midst of a step."""
     real = Training._step
 
-    def interrupted(self: Training, rows: torch.Tensor, at: int) -> Any:
-        if at == step:
+    def interrupted(self: Training, batch: torch.Tensor, at: Any, began: float) -> None:
+        if at.step == step:
             signal.raise_signal(number)
-        return real(self, rows, at)
+        real(self, batch, at, began)
 
     monkeypatch.setattr(Training, "_step", interrupted)
 
@@ -45,15 +47,31 @@ def _interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Sig
 def test_interrupts_at_any_step_change_no_bit(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, number: signal.Signals
 ) -> None:
-    train(store, settings(arch), RUN, out=tmp_path / "whole", device="cpu")
+    train(store, settings(arch), RUN, site=sites(arch), out=tmp_path / "whole")
     steps = sorted(random.Random(arch).sample(range(STEPS), 2))
 
     for step in [0, *steps, STEPS - 1]:
         with monkeypatch.context() as patched:
             _interrupt_at(patched, step, number)
             with pytest.raises(KeyboardInterrupt):
-                train(store, settings(arch), RUN, out=tmp_path / "sae", device="cpu", resume=True)
-    train(store, settings(arch), RUN, out=tmp_path / "sae", device="cpu", resume=True)
+                train(
+                    store,
+                    settings(arch),
+                    RUN,
+                    site=sites(arch),
+                    out=tmp_path / "sae",
+                    device="cpu",
+                    resume=True,
+                )
+    train(
+        store,
+        settings(arch),
+        RUN,
+        site=sites(arch),
+        out=tmp_path / "sae",
+        device="cpu",
+        resume=True,
+    )
 
     check_same(tmp_path / "sae", tmp_path / "whole")
 
@@ -80,7 +98,7 @@ def test_what_a_killed_process_left_half_written_is_not_kept(store: Store, tmp_p
     (tmp_path / "sae.partial").mkdir()
     (tmp_path / "sae.partial" / ".tmpQeQ6hJ").write_bytes(b"safetensors writes beside, too")
 
-    train(store, settings("topk"), RUN, out=tmp_path / "sae", device="cpu", resume=True)
+    train(store, settings("topk"), RUN, site="site", out=tmp_path / "sae", resume=True)
 
     assert {p.name for p in (tmp_path / "sae").iterdir()} == {
         "config.json",
@@ -95,26 +113,34 @@ def test_another_run_is_not_continued(
     with monkeypatch.context() as patched:
         _interrupt_at(patched, 5, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            train(store, settings("topk"), RUN, out=tmp_path / "sae", device="cpu")
+            train(store, settings("topk"), RUN, site="site", out=tmp_path / "sae")
     begun = tmp_path / "sae.partial" / "training.safetensors"
 
     with pytest.raises(OutputExists, match="--resume"):
-        train(store, settings("topk"), RUN, out=tmp_path / "sae", device="cpu")
+        train(store, settings("topk"), RUN, site="site", out=tmp_path / "sae")
     with pytest.raises(SettingsError, match="begun with another settings"):
-        train(store, TopK(32, 3), RUN, out=tmp_path / "sae", device="cpu", resume=True)
+        train(store, TopK(32, 3), RUN, site="site", out=tmp_path / "sae", resume=True)
     begun.write_bytes(begun.read_bytes()[:-100])
     with pytest.raises(FormatError, match="start anew with --force"):
-        train(store, settings("topk"), RUN, out=tmp_path / "sae", device="cpu", resume=True)
+        train(
+            store,
+            settings("topk"),
+            RUN,
+            site="site",
+            out=tmp_path / "sae",
+            device="cpu",
+            resume=True,
+        )
 
 
 def test_a_finished_run_is_left_as_it_is(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = train(store, settings("topk"), RUN, out=tmp_path / "sae", device="cpu")
-    two = train(store, settings("topk"), RUN, out=tmp_path / "sae", device="cpu", resume=True)
+    one = train(store, settings("topk"), RUN, site="site", out=tmp_path / "sae")
+    two = train(store, settings("topk"), RUN, site="site", out=tmp_path / "sae", resume=True)
 
     with pytest.raises(SettingsError, match="is finished, and was trained with another settings"):
-        train(store, TopK(32, 3), RUN, out=tmp_path / "sae", device="cpu", resume=True)
+        train(store, TopK(32, 3), RUN, site="site", out=tmp_path / "sae", resume=True)
 
-    assert torch.equal(one.W_dec, two.W_dec)
+    assert torch.equal(one.directions(), two.directions())
     assert "nothing to do" in capsys.readouterr().err

@@ -1,0 +1,55 @@
+"""BatchTopK: a batch fires its rows * k strongest firings, wherever they are."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from probe_sae.sae import sparse
+from probe_sae.sae.architectures.topk import TopK, TopKSAE
+from probe_sae.sae.sparse import SparseCodes
+
+
+@dataclass(frozen=True)
+class BatchTopK(TopK):
+    """A batch fires its rows * k strongest firings: rows that need more features get more.
+
+    Afterwards a threshold stands in for the batch, calibrated so that mean L0 is k.
+    Source: Bussmann et al. 2024, "BatchTopK sparse autoencoders".
+    """
+
+    arch: ClassVar[str] = "batchtopk"
+    _whole_k: ClassVar[bool] = False
+
+    def build(self, widths: tuple[int, ...]) -> "BatchTopKSAE":
+        """See `Settings.build`."""
+        return BatchTopKSAE(self, widths)
+
+
+class BatchTopKSAE(TopKSAE):
+    """Keeps a threshold, so that a row's codes do not depend on its batch."""
+
+    threshold: Tensor
+    """Scalar: the smallest activation kept; NaN until calibrated."""
+
+    def __init__(self, settings: TopK, widths: tuple[int, ...]) -> None:
+        """Make a dictionary whose weights are not drawn yet."""
+        super().__init__(settings, widths)
+        self.register_buffer("threshold", torch.full((), float("nan")))
+
+    @torch.no_grad()
+    def finish(self, rows: Tensor) -> None:
+        """Set the threshold so that raw `rows` have mean L0 = k."""
+        codes = self._batch_codes(rows)
+        self.threshold.copy_(codes.values[codes.values > 0].min())
+
+    def _select(self) -> sparse.Select:
+        return partial(sparse.batch_top_k, k=self.settings.k)
+
+    def _codes(self, scaled: Tensor) -> SparseCodes:
+        select = self._select()
+        if not torch.isnan(self.threshold):
+            select = partial(sparse.above, threshold=float(self.threshold))
+        return sparse.encode(self._centred(scaled), self.W_enc, self.b_enc, select)

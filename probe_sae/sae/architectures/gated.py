@@ -1,0 +1,123 @@
+"""Gated: one half decides which features fire, the other how strongly."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from probe_sae.sae import sparse
+from probe_sae.sae.architectures.target_l0 import follow, warm_up
+from probe_sae.sae.dense import Dense, DenseSAE
+from probe_sae.sae.dictionary import Step
+from probe_sae.sae.resampling import resample
+from probe_sae.sae.settings import check_range
+from probe_sae.sae.sparse import SparseCodes
+
+
+@dataclass(frozen=True)
+class Gated(Dense):
+    """Gates take the L1 penalty, so that magnitudes do not shrink.
+
+    gate = W_enc h + b_enc,  code = [gate > 0] * relu(exp(r_mag) * W_enc h + b_mag);
+    loss = error(code) + coefficient * mean of sum_i relu(gate_i) / sqrt(variance)
+    + error(relu(gate) through a decoder that this term does not train), errors over variance.
+    Source: Rajamanoharan et al. 2024, "Improving dictionary learning with gated SAEs".
+    """
+
+    arch: ClassVar[str] = "gated"
+    betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
+    k: float = 32
+    """Mean L0 that the coefficient is steered to, where `coefficient` is 0."""
+    coefficient: float = 0.0
+    """Weight of the penalty; 0 finds the one that gives k."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "k", 1e-3, self.features)
+        check_range(self, "coefficient", 0)
+
+    def build(self, widths: tuple[int, ...]) -> "GatedSAE":
+        """See `Settings.build`."""
+        return GatedSAE(self, widths)
+
+
+class GatedSAE(DenseSAE):
+    """See `Gated`; directions have length 1."""
+
+    settings: Gated
+    r_mag: nn.Parameter
+    """[features] logarithm of how much longer magnitude's weights are than the gate's."""
+    b_mag: nn.Parameter
+    """[features]"""
+    coefficient: Tensor
+    """Scalar: the weight of the penalty as it is now."""
+
+    def __init__(self, settings: Gated, widths: tuple[int, ...]) -> None:
+        """Make a dictionary whose weights are not drawn yet."""
+        super().__init__(settings, widths)
+        self.r_mag = nn.Parameter(torch.zeros(self.features))
+        self.b_mag = nn.Parameter(torch.zeros(self.features))
+        self.register_buffer("coefficient", torch.full((), settings.coefficient or FIRST))
+
+    @torch.no_grad()
+    def initialise(self, sample: Tensor, generator: torch.Generator) -> None:
+        """Also begin with gates of which 2 k open on a row, on average."""
+        super().initialise(sample, generator)
+        if not self.settings.coefficient:
+            self.b_enc.fill_(-self._quantile(sample, min(self.features, 2 * self.settings.k)))
+
+    def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
+        """See `SAE.step`."""
+        target = self._scaled(rows)
+        gate = self._pre(target)
+        codes = self._gated(gate)
+        x_hat = self._reconstruct(codes)
+        open_ = gate.relu()
+        by_gate = self._written(open_, frozen=True)
+        error = (target - x_hat).square().sum() + (target - by_gate).square().sum()
+        coefficient = self.coefficient
+        if self.settings.coefficient:
+            coefficient = coefficient * warm_up(share)
+        penalty = open_.sum() / (len(target) * self.variance.sqrt())
+        loss = error / (len(target) * self.variance) + coefficient * penalty
+        fired = (codes.detach() > 0).sum(0)
+        return Step(loss, target, x_hat, fired, {"coefficient": float(coefficient)})
+
+    def before_update(self) -> None:
+        """Take from the decoder's gradient what would only change lengths."""
+        self._unit_gradient()
+
+    def constrain(self) -> None:
+        """Bring directions back to length 1."""
+        self._unit_rows()
+
+    def adapt(self, step: Step) -> None:
+        """Steer the coefficient to k."""
+        if not self.settings.coefficient:
+            follow(self.coefficient, step.l0, self.settings.k)
+
+    @torch.no_grad()
+    def resample(self, rows: Tensor, dead: Tensor, generator: torch.Generator) -> bool:
+        """See `resampling.resample`; not for deep dictionaries."""
+        if not self.is_linear:
+            return False
+        x = self._scaled(rows)
+        error = (x - self._reconstruct(self._codes(x))).square().sum(1)
+        resample((self.W_enc, self.b_enc, self.W_dec), x - self.b_dec, error, dead, generator)
+        self.r_mag[dead], self.b_mag[dead] = 0.0, 0.0
+        return True
+
+    def _gated(self, gate: Tensor) -> Tensor:
+        """Return codes from the gates' pre-activations, [rows, features]."""
+        magnitude = self.r_mag.exp() * (gate - self.b_enc) + self.b_mag
+        return (gate > 0) * magnitude.relu()
+
+    def _codes(self, scaled: Tensor) -> SparseCodes:
+        codes = self._gated(self._pre(scaled))
+        rows, features = (codes > 0).nonzero(as_tuple=True)
+        return sparse.in_rows(rows, features, codes[rows, features], len(codes))
+
+
+FIRST = 0.05
+"""The coefficient that a search begins with."""

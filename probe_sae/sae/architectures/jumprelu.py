@@ -1,0 +1,196 @@
+"""JumpReLU: every feature has a threshold of its own, learned with the rest."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from probe_sae.sae.architectures.target_l0 import warm_up
+from probe_sae.sae.dense import Dense, DenseSAE
+from probe_sae.sae.dictionary import Step
+from probe_sae.sae.settings import check_choice, check_range
+from probe_sae.sae.sparse import SparseCodes
+
+
+@dataclass(frozen=True)
+class JumpReLU(Dense):
+    """code = pre where pre > threshold; thresholds learn through a window around them.
+
+    loss = squared error over variance + penalty + what draws dead features near their thresholds.
+    Penalties: `target`, coefficient * (L0 / k - 1)^2; `step`, coefficient * L0; `tanh`,
+    coefficient * sum_i tanh(4 code_i |W_dec_i|), where gradients of the window also reach the
+    pre-activations and directions may have any length.
+    Source: Rajamanoharan et al. 2024, "Jumping ahead"; `target`: Gemma Scope 2 and
+    dictionary_learning; `tanh`: Anthropic, January 2025.
+    """
+
+    arch: ClassVar[str] = "jumprelu"
+    betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
+    k: float = 32
+    """Mean L0 to begin with, and with `target` the one that is aimed at."""
+    penalty: str = "target"
+    """target, step or tanh."""
+    coefficient: float = 0.0
+    """Weight of the penalty; 0 is 4 for `target`, and for the others 0.002: a firing that explains
+    less than so much of the variance of a row does not pay."""
+    bandwidth: float = 0.0
+    """Width of the window in units of scaled pre-activations; 0 is a share of the first
+    thresholds."""
+    dead_coefficient: float = 1e-3
+    """Weight of what draws dead features' pre-activations up to their thresholds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "penalty", ("target", "step", "tanh"))
+        check_range(self, "k", 1e-3, self.features)
+        for name in ("coefficient", "bandwidth", "dead_coefficient"):
+            check_range(self, name, 0)
+
+    def build(self, widths: tuple[int, ...]) -> "JumpReLUSAE":
+        """See `Settings.build`."""
+        return JumpReLUSAE(self, widths)
+
+
+class JumpReLUSAE(DenseSAE):
+    """See `JumpReLU`. Directions have length 1 in the end."""
+
+    settings: JumpReLU
+    threshold: nn.Parameter
+    """[features], never negative; its learning rate is ten times that of the rest."""
+    bandwidth: Tensor
+    """Scalar: width of the window."""
+
+    def __init__(self, settings: JumpReLU, widths: tuple[int, ...]) -> None:
+        """Make a dictionary whose weights are not drawn yet."""
+        super().__init__(settings, widths)
+        self.threshold = nn.Parameter(torch.full((self.features,), 1.0))
+        self.register_buffer("bandwidth", torch.full((), settings.bandwidth or WINDOW))
+
+    @torch.no_grad()
+    def initialise(self, sample: Tensor, generator: torch.Generator) -> None:
+        """Also begin with thresholds over which k pre-activations of a row are, on average."""
+        super().initialise(sample, generator)
+        first = max(1e-3, self._quantile(sample, self.settings.k))
+        self.threshold.fill_(first)
+        self.bandwidth.fill_(self.settings.bandwidth or WINDOW * first)
+
+    def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
+        """See `SAE.step`."""
+        target = self._scaled(rows)
+        pre = self._pre(target)
+        kind, width = self.settings.penalty, float(self.bandwidth)
+        codes = jump(pre, self.threshold, width, through=kind == "tanh")
+        x_hat = self._reconstruct(codes)
+        loss = (target - x_hat).square().sum() / (len(target) * self.variance)
+        loss = loss + self._penalty(pre, codes, share)
+        if dead is not None and len(dead) and self.settings.dead_coefficient:
+            below = (self.threshold[dead] - pre[:, dead]).relu().sum() / len(target)
+            loss = loss + self.settings.dead_coefficient * below / self.variance.sqrt()
+        with torch.no_grad():
+            fired = (codes > 0).sum(0)
+            window = (pre - self.threshold).abs() < width / 2
+            notes = {
+                "threshold": float(self.threshold.mean()),
+                "in_window": float(window.any(0).double().mean()),
+            }
+        return Step(loss, target, x_hat, fired, notes)
+
+    def constrain(self) -> None:
+        """Keep thresholds from becoming negative; bring directions back to length 1."""
+        with torch.no_grad():
+            self.threshold.clamp_min_(0.0)
+        if self.settings.penalty != "tanh":
+            self._unit_rows()
+
+    def before_update(self) -> None:
+        """Take from the decoder's gradient what would only change lengths."""
+        if self.settings.penalty != "tanh":
+            self._unit_gradient()
+
+    def finish(self, rows: Tensor) -> None:
+        """Bring directions to length 1."""
+        if self.is_linear:
+            self._fold_norms(self.W_enc, self.b_enc, self.threshold)
+
+    def rate_factors(self) -> dict[str, float]:
+        """Let thresholds move faster: they have to go furthest."""
+        return {"threshold": 10.0}
+
+    def _penalty(self, pre: Tensor, codes: Tensor, share: float) -> Tensor:
+        kind = self.settings.penalty
+        weight = self.settings.coefficient or (4.0 if kind == "target" else 2e-3)
+        weight = weight * warm_up(share)
+        if kind == "tanh":
+            lengths = self.W_dec.norm(dim=1)
+            return weight * (4 * codes * lengths).tanh().sum() / len(pre)
+        l0 = step_count(pre, self.threshold, float(self.bandwidth)) / len(pre)
+        if kind == "step":
+            return weight * l0
+        return weight * (l0 / self.settings.k - 1).square()
+
+    def _codes(self, scaled: Tensor) -> SparseCodes:
+        return self._over(scaled, self.threshold.detach())
+
+
+WINDOW = 0.2
+"""Width of the window over the first thresholds."""
+
+
+def jump(pre: Tensor, threshold: Tensor, bandwidth: float, *, through: bool = False) -> Tensor:
+    """Return pre where it is over the threshold, else 0, with gradients for the threshold.
+
+    d/d threshold = -(threshold / bandwidth) where |pre - threshold| < bandwidth / 2, else 0.
+
+    Args:
+        pre: [rows, features].
+        threshold: [features].
+        bandwidth: width of the window.
+        through: give the opposite of that gradient to `pre`, beside the plain one.
+
+    Source: Rajamanoharan et al. 2024, equation 11; `through`: Anthropic, January 2025.
+    """
+    return _Jump.apply(pre, threshold, bandwidth, through)  # type: ignore[return-value]
+
+
+def step_count(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """Return how many pre-activations are over their threshold, with gradients for it.
+
+    d/d threshold = -1 / bandwidth for each within the window; none for `pre`.
+
+    Source: Rajamanoharan et al. 2024, equation 12.
+    """
+    return _StepCount.apply(pre, threshold, bandwidth)  # type: ignore[return-value]
+
+
+class _Jump(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float, through: bool
+    ) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth, ctx.through = bandwidth, through
+        return pre * (pre > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        pre, threshold = ctx.saved_tensors
+        window = (pre - threshold).abs() < ctx.bandwidth / 2
+        moved = grads[0] * window * (threshold / ctx.bandwidth)
+        grad_pre = grads[0] * (pre > threshold)
+        if ctx.through:
+            grad_pre = grad_pre + moved
+        return grad_pre, -moved.sum(0), None, None
+
+
+class _StepCount(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(((pre - threshold).abs() < bandwidth / 2).sum(0))
+        ctx.bandwidth = bandwidth
+        return (pre > threshold).sum().to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (inside,) = ctx.saved_tensors
+        return None, grads[0] * inside.to(grads[0].dtype) / -ctx.bandwidth, None

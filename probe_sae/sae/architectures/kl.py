@@ -1,0 +1,102 @@
+"""KL: sigmoid features whose mean activation is drawn to a target rate."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from probe_sae.sae import sparse
+from probe_sae.sae.dense import Dense, DenseSAE
+from probe_sae.sae.dictionary import Step
+from probe_sae.sae.settings import check_range
+from probe_sae.sae.sparse import SparseCodes
+
+_EDGE = 1e-6
+"""Mean activations are kept so far from 0 and 1, where the divergence is infinite."""
+
+
+@dataclass(frozen=True)
+class KL(Dense):
+    """Sigmoid features; a divergence draws each feature's mean activation to rho.
+
+    loss = mean((x - x_hat)^2) + beta * sum_j KL(rho || mean over the batch of activation_j), in the
+    rows' own units: no input scale, and the mean over rows and dimensions.
+    Source: Ng, "CS294A lecture notes: sparse autoencoder".
+    """
+
+    arch: ClassVar[str] = "kl"
+    features: int = 32
+    """Size of the dictionary."""
+    rho: float = 0.05
+    """Mean activation that each feature is drawn to."""
+    beta: float = 5e-3
+    """Weight of the divergence."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "rho", 1e-4, 1 - 1e-4)
+        check_range(self, "beta", 0)
+
+    @property
+    def fires_above(self) -> float:
+        """A sigmoid is never 0: a feature fires where it is over twice its target."""
+        return min(0.5, 2 * self.rho)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Rows keep their own units."""
+        return False
+
+    def build(self, widths: tuple[int, ...]) -> "KLSAE":
+        """See `Settings.build`."""
+        return KLSAE(self, widths)
+
+    def learning_rate(self, rows: int) -> float:
+        """Return the rate that was best on MNIST, for runs of any length."""
+        return 8e-3
+
+
+class KLSAE(DenseSAE):
+    """See `KL`."""
+
+    settings: KL
+
+    @torch.no_grad()
+    def initialise(self, sample: Tensor, generator: torch.Generator) -> None:
+        """Keep the rows' own scale; begin at the target rate and the rows' mean."""
+        super().initialise(sample, generator)
+        self.input_scale.fill_(1.0)
+        target = self._scaled(sample)
+        self.variance.copy_(target.var(0, correction=0).sum())
+        mean = target.mean(0)
+        self.b_dec.copy_(mean.clamp(1e-3, 1 - 1e-3).logit() if self._is_bounded else mean)
+        self.b_enc.fill_(torch.tensor(self.settings.rho).logit())
+
+    @property
+    def _is_bounded(self) -> bool:
+        return self.settings.output == "sigmoid"
+
+    def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
+        """See `SAE.step`."""
+        target = self._scaled(rows)
+        codes = self._pre(target).sigmoid()
+        x_hat = self._reconstruct(codes)
+        mean = codes.mean(0)
+        divergence = kl_divergence(self.settings.rho, mean).sum()
+        loss = (target - x_hat).square().mean() + self.settings.beta * divergence
+        fired = self.fires(codes.detach()).sum(0)
+        return Step(loss, target, x_hat, fired, {"mean_activation": float(mean.detach().mean())})
+
+    def _codes(self, scaled: Tensor) -> SparseCodes:
+        return sparse.all_of(self._pre(scaled).sigmoid())
+
+
+def kl_divergence(rho: float, mean: Tensor) -> Tensor:
+    """Return KL between coins that fall on 1 with probability rho and `mean`, in nats.
+
+    rho ln(rho / mean) + (1 - rho) ln((1 - rho) / (1 - mean)), of the shape of `mean`.
+    """
+    mean = mean.clamp(_EDGE, 1 - _EDGE)
+    target = torch.as_tensor(rho, dtype=mean.dtype, device=mean.device)
+    return target * (target / mean).log() + (1 - target) * ((1 - target) / (1 - mean)).log()

@@ -1,0 +1,29 @@
+"""Signed TopK: the k features with the largest magnitude, negative ones included."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from probe_sae.sae import sparse
+from probe_sae.sae.architectures.topk import TopK, TopKSAE
+
+
+@dataclass(frozen=True)
+class SignedTopK(TopK):
+    """Each row fires the k features of largest magnitude; a feature can mean two opposites.
+
+    Source: "AbsTopK", Zhu et al. 2025; SAELens has it as `abstopk`.
+    """
+
+    arch: ClassVar[str] = "signed_topk"
+
+    def build(self, widths: tuple[int, ...]) -> "SignedTopKSAE":
+        """See `Settings.build`."""
+        return SignedTopKSAE(self, widths)
+
+
+class SignedTopKSAE(TopKSAE):
+    """Codes may be negative."""
+
+    def _select(self) -> sparse.Select:
+        return partial(sparse.signed_top_k, k=int(self.settings.k))

@@ -1,0 +1,103 @@
+"""TopK: each row fires its k strongest features."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from probe_sae.errors import SettingsError
+from probe_sae.sae import sparse
+from probe_sae.sae.aux_k import aux_k
+from probe_sae.sae.dictionary import SAE, Step
+from probe_sae.sae.linear import LinearSAE, fired
+from probe_sae.sae.settings import Settings, check_range
+from probe_sae.sae.sparse import SparseCodes
+
+
+@dataclass(frozen=True)
+class TopK(Settings):
+    """Each row fires its k strongest features.
+
+    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
+    """
+
+    arch: ClassVar[str] = "topk"
+    k: float = 32
+    """Features that fire on a row."""
+    aux_coefficient: float = 1 / 32
+    """Weight of the loss that revives dead features."""
+    aux_k: int = 0
+    """Dead features that take part in it on a row; 0 is half of d_model."""
+
+    _whole_k: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.k <= self.features:
+            raise SettingsError(
+                f"k is {self.k:g}, but the dictionary has {self.features} features; "
+                f"choose k between 1 and {self.features}."
+            )
+        if self._whole_k and self.k != int(self.k):
+            raise SettingsError(
+                f"k is {self.k}; {self.arch} needs a whole number (batchtopk does not)."
+            )
+        check_range(self, "aux_coefficient", 0)
+        check_range(self, "aux_k", 0)
+
+    def build(self, widths: tuple[int, ...]) -> SAE:
+        """See `Settings.build`."""
+        return TopKSAE(self, widths)
+
+
+class TopKSAE(LinearSAE):
+    """loss = sum((s x - x_hat)^2) / (rows * variance) + aux_coefficient * AuxK."""
+
+    settings: TopK
+
+    def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
+        """See `SAE.step`."""
+        scaled, target = self._scaled_pair(rows)
+        x, decoder = self._centred(scaled), self._decoder()
+        codes = sparse.encode(x, self.W_enc, self.b_enc, self._select())
+        goal = self._goal(scaled, target)
+        x_hat, loss = self._loss(codes, goal, decoder)
+        if dead is not None and len(dead) and self.settings.aux_coefficient:
+            error = (goal - x_hat).detach()
+            loss = loss + self.settings.aux_coefficient * self._aux(x, error, decoder, dead)
+        if goal is not target:
+            x_hat = x_hat + (target - goal)
+        return Step(loss, target, x_hat, fired(codes, self.features), {})
+
+    def _goal(self, scaled: Tensor, target: Tensor) -> Tensor:
+        """Return what the features are to reconstruct of the target."""
+        return target
+
+    def _loss(self, codes: SparseCodes, target: Tensor, decoder: Tensor) -> tuple[Tensor, Tensor]:
+        """Return reconstruction and loss without AuxK."""
+        x_hat = self._sum(codes, decoder) + self.b_dec
+        return x_hat, (target - x_hat).square().sum() / (len(target) * self.variance)
+
+    def _aux(self, x: Tensor, error: Tensor, decoder: Tensor, dead: Tensor) -> Tensor:
+        wanted = self.settings.aux_k or max(1, self.d_out // 2)
+        weights = (self.W_enc[dead], self.b_enc[dead], decoder[dead])
+        return aux_k(x.detach(), error, weights, wanted)
+
+    def _decoder(self) -> Tensor:
+        """Return the decoder to differentiate through."""
+        return self.W_dec
+
+    def _select(self) -> sparse.Select:
+        """Return what chooses the firings while training."""
+        return partial(sparse.top_k, k=int(self.settings.k))
+
+    def _codes(self, scaled: Tensor) -> SparseCodes:
+        return sparse.encode(self._centred(scaled), self.W_enc, self.b_enc, self._select())
+
+    @torch.no_grad()
+    def _batch_codes(self, rows: Tensor) -> SparseCodes:
+        """Return the codes that raw rows have together in a training batch."""
+        x = self._centred(self._scaled_pair(rows)[0])
+        return sparse.encode(x, self.W_enc, self.b_enc, self._select())

@@ -1,0 +1,154 @@
+"""Better codes from a trained dictionary, at the price of more work for each row."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from probe_sae.errors import SettingsError, near
+from probe_sae.sae.sparse import SparseCodes
+
+if TYPE_CHECKING:
+    from probe_sae.sae.dictionary import SAE
+
+
+@dataclass(frozen=True)
+class Lista:
+    """Encode again, with a share of what the first codes left added to the row.
+
+    pre' = W_enc (x + step * (x - x_hat)) + b_enc: one step of a learned ISTA.
+    Source: Gregor and LeCun 2010; as an SAE's: chanind 2025, SynthSAEBench.
+    """
+
+    step: float = 0.3
+    """Share of the residual."""
+    rounds: int = 1
+    """How often."""
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Drop firings without which the reconstruction is as good.
+
+    Keeps feature i where <r, d_i> + z_i |d_i|^2 > threshold, r what the codes leave of the row:
+    that is |d_i|^2 times the best activation of i if all others stay; of a negative one, its
+    magnitude.
+    """
+
+    threshold: float = 0.0
+    """In the units of codes."""
+
+
+@dataclass(frozen=True)
+class OMP:
+    """Choose k features one by one, and fit all of them again after each choice.
+
+    Orthogonal matching pursuit over the decoder's directions; activations are never negative.
+    Source: Pati et al. 1993; non-negative: Bruckstein et al. 2008.
+    """
+
+    k: int = 32
+    """Features of a row."""
+
+
+Refinement = Lista | LeaveOneOut | OMP
+_BY_NAME: dict[str, Refinement] = {"lista": Lista(), "leave_one_out": LeaveOneOut(), "omp": OMP()}
+_SWEEPS = 30
+"""Coordinate descents over the features of a row whose least squares are negative somewhere."""
+_CHUNK_ROWS = 512
+
+
+def refined(sae: "SAE", x: Tensor, how: Refinement | str) -> SparseCodes:
+    """Return better codes of raw activations.
+
+    Args:
+        sae: the dictionary.
+        x: raw activations, [rows, d_model].
+        how: which refinement, or its name.
+
+    Raises:
+        SettingsError: there is no such refinement, or the dictionary's decoder is no matrix.
+    """
+    if isinstance(how, str):
+        if how not in _BY_NAME:
+            hint = near(how, _BY_NAME)
+            raise SettingsError(f"no refinement {how!r}; there are {', '.join(_BY_NAME)}.{hint}")
+        how = _BY_NAME[how]
+        if isinstance(how, OMP):
+            k = getattr(sae.settings, "k", how.k)
+            how = replace(how, k=max(1, round(k)))
+    if isinstance(how, Lista):
+        codes = sae.encode_sparse(x)
+        for _ in range(how.rounds):
+            codes = sae.encode_sparse(x + how.step * (x - sae.reconstruct(x, codes)))
+        return codes
+    decoder = sae.linear_decoder()
+    if decoder is None or sae.d_model != sae.d_out:
+        raise SettingsError(
+            f"{sae.settings.arch} with these settings has no matrix of directions to fit rows "
+            "with; only `lista` refines it."
+        )
+    scale = sae.input_scale
+    if isinstance(how, LeaveOneOut):
+        codes = sae.encode_sparse(x)
+        left = (x - sae.decode(codes)) * scale
+        return _without_idle(codes, left, decoder, how.threshold)
+    bias = sae.decode(torch.zeros(1, sae.features, device=scale.device, dtype=scale.dtype))
+    wanted = (x - bias) * scale
+    parts = [_omp(rows, decoder, min(how.k, sae.features)) for rows in wanted.split(_CHUNK_ROWS)]
+    return SparseCodes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _without_idle(
+    codes: SparseCodes, left: Tensor, decoder: Tensor, threshold: float
+) -> SparseCodes:
+    """Return codes with those set to 0 whose best activation is not over the threshold."""
+    values = codes.values.clone()
+    for place in range(values.shape[1]):
+        directions = decoder[codes.indices[:, place]]
+        best = (left * directions).sum(1) + values[:, place] * directions.square().sum(1)
+        kept = best * values[:, place].sign() > threshold
+        values[:, place] = torch.where(kept, values[:, place], 0.0)
+    return SparseCodes(values, codes.indices)
+
+
+def _omp(x: Tensor, decoder: Tensor, k: int) -> SparseCodes:
+    """Return k features of each row of `x`, [rows, d_out] without its bias."""
+    rows = len(x)
+    chosen = torch.zeros(rows, k, dtype=torch.int64, device=x.device)
+    values, left = x.new_zeros(rows, k), x
+    gram, towards = x.new_zeros(rows, k, k), x.new_zeros(rows, k)
+    directions = x.new_zeros(rows, k, x.shape[1])
+    for j in range(k):
+        match = left @ decoder.T
+        match.scatter_(1, chosen[:, :j], float("-inf"))
+        chosen[:, j] = match.argmax(1)
+        directions[:, j] = decoder[chosen[:, j]]
+        products = torch.einsum("rd,rkd->rk", directions[:, j], directions[:, : j + 1])
+        gram[:, j, : j + 1] = gram[:, : j + 1, j] = products
+        towards[:, j] = (directions[:, j] * x).sum(1)
+        _fit(gram, towards, values, j + 1)
+        left = x - torch.einsum("rk,rkd->rd", values[:, : j + 1], directions[:, : j + 1])
+    return SparseCodes(values, chosen)
+
+
+def _fit(gram: Tensor, towards: Tensor, values: Tensor, count: int) -> None:
+    """Fit the first values of each row, none negative, in place.
+
+    Where the least squares are negative somewhere, coordinate descent goes on from there.
+    """
+    inner = gram[:, :count, :count]
+    ridge = 1e-7 * torch.eye(count, dtype=gram.dtype, device=gram.device)
+    exact = torch.linalg.solve(inner + ridge, towards[:, :count])
+    values[:, :count] = exact.clamp_min(0.0)
+    (rows,) = (exact < 0).any(1).nonzero(as_tuple=True)
+    if not len(rows):
+        return
+    inner, goal, fitted = inner[rows], towards[rows, :count], values[rows, :count]
+    for _ in range(_SWEEPS):
+        for i in range(count):
+            slope = goal[:, i] - (inner[:, i] * fitted).sum(1)
+            step = slope / inner[:, i, i].clamp_min(1e-12)
+            fitted[:, i] = (fitted[:, i] + step).clamp_min(0.0)
+    values[rows, :count] = fitted

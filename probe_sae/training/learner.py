@@ -1,0 +1,191 @@
+"""One dictionary that learns: its optimiser, what is known of dead features, its log."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probe_sae.errors import FormatError, SettingsError
+from probe_sae.progress import say
+from probe_sae.sae import SAE, ReconstructionMeter, Settings, Step, make_sae
+from probe_sae.training import progress_file
+from probe_sae.training.alarms import Alarms
+from probe_sae.training.precision import autocast
+from probe_sae.training.settings import TrainSettings
+
+RESAMPLINGS = 4
+"""Times in the first half of a run at which dead features of some architectures begin anew."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one dictionary is to be."""
+
+    settings: Settings
+    seed: int
+    """Of its weights; the order of rows is common to all that learn together."""
+    name: str = ""
+    """Among several, as its folder is called."""
+
+
+class Learner:
+    """A dictionary in training."""
+
+    def __init__(
+        self,
+        run: Run,
+        widths: tuple[int, ...],
+        sample: Tensor,
+        trainer: TrainSettings,
+        device: torch.device,
+    ) -> None:
+        """Draw weights from the seed, and take scale, mean and variance from a sample of rows."""
+        self.run, self._trainer = run, trainer
+        generator = torch.Generator().manual_seed(run.seed)
+        self.sae: SAE = make_sae(run.settings, widths, generator)
+        self.sae.initialise(sample, generator)
+        self.sae.to(device)
+        factors = self.sae.rate_factors()
+        groups: dict[float, list[Tensor]] = {}
+        for name, parameter in self.sae.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(factors.get(name, 1.0), []).append(parameter)
+        self._optimiser = torch.optim.Adam(
+            [{"params": those, "factor": factor} for factor, those in groups.items()],
+            lr=0.0,
+            betas=run.settings.betas,
+            fused=True,
+        )
+        self._silent = torch.zeros(run.settings.features, dtype=torch.int64, device=device)
+        self._average: dict[str, Tensor] = {}
+        if trainer.ema:
+            self._average = {n: p.detach().clone() for n, p in self.sae.named_parameters()}
+        self._alarms = Alarms(run.name)
+        self.log: list[dict[str, Any]] = []
+
+    def step(self, rows: Tensor, step: int) -> Step:
+        """Learn from a batch of raw rows.
+
+        Raises:
+            SettingsError: the loss is not finite.
+        """
+        trainer, sae = self._trainer, self.sae
+        rate = trainer.rate(step, self.run.settings)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        dead = self._dead().nonzero().squeeze(1)
+        with autocast(trainer.precision, rows.device):
+            result = sae.step(rows, dead, step / trainer.steps)
+        if not torch.isfinite(result.loss):
+            raise SettingsError(
+                f"{self._named}the loss is not finite at step {step + 1}, though its rows are; "
+                f"their largest activation is {float(rows.abs().max()):.3g}. Lower the learning "
+                f"rate (--set lr={rate / 4:.1g}), or look at the rows with `probe-sae store info`."
+            )
+        self._optimiser.zero_grad(set_to_none=True)
+        result.loss.backward()
+        sae.before_update()
+        if trainer.clip:
+            torch.nn.utils.clip_grad_norm_(sae.parameters(), trainer.clip)
+        self._optimiser.step()
+        sae.constrain()
+        sae.adapt(result)
+        self._silent += len(rows)
+        self._silent[result.fired > 0] = 0
+        self._follow_average(step)
+        if step + 1 in self._resamplings:
+            self._resample(rows, step)
+        return result
+
+    @torch.no_grad()
+    def note(self, result: Step, step: int, seconds: float) -> None:
+        """Add a line to the log, and say early what is going wrong."""
+        meter = ReconstructionMeter(features=0)
+        meter.add(result.target, result.x_hat)
+        self.log.append(
+            {
+                "step": step + 1,
+                "rows": (step + 1) * self._trainer.batch_size,
+                "loss": float(result.loss.detach()),
+                "fraction_unexplained": meter.fraction_unexplained,
+                "l0": result.l0,
+                "dead_fraction": float(self._dead().double().mean()),
+                "lr": self._trainer.rate(step, self.run.settings),
+                **result.notes,
+                "seconds": round(seconds, 3),
+            }
+        )
+        self._alarms.look(self.log, self.run.settings, self._trainer)
+
+    def finish(self, unseen: Tensor) -> SAE:
+        """Return the dictionary as it is to be used, on the CPU."""
+        with torch.no_grad():
+            for name, parameter in self.sae.named_parameters():
+                if name in self._average:
+                    parameter.copy_(self._average[name])
+        if self._average:
+            self.sae.constrain()
+        self.sae.eval()
+        self.sae.finish(unseen)
+        self.sae.log = self.log
+        return self.sae.cpu().requires_grad_(False)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and facts from which `restore` goes on."""
+        tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self._average.items()}
+        tensors |= progress_file.optimiser_tensors(self._optimiser) | {"silent": self._silent}
+        return tensors, {"log": self.log, "alarms": sorted(self._alarms.said)}
+
+    def restore(self, tensors: dict[str, Tensor], facts: Any) -> None:
+        """Take on a saved state.
+
+        Raises:
+            FormatError: it does not fit.
+        """
+        try:
+            self.sae.load_state_dict(
+                {n.removeprefix("sae."): t for n, t in tensors.items() if n.startswith("sae.")}
+            )
+            progress_file.restore_optimiser(self._optimiser, tensors)
+            self._silent.copy_(tensors["silent"])
+            for name, average in self._average.items():
+                average.copy_(tensors[f"average.{name}"])
+            self.log = list(facts["log"])
+            self._alarms.said = set(facts["alarms"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+            raise FormatError(f"the training to continue is damaged: {problem}") from problem
+
+    @property
+    def _named(self) -> str:
+        return f"{self.run.name}: " if self.run.name else ""
+
+    @property
+    def _resamplings(self) -> set[int]:
+        steps = self._trainer.steps
+        return {steps * (i + 1) // (2 * RESAMPLINGS) for i in range(RESAMPLINGS)} - {0}
+
+    def _dead(self) -> Tensor:
+        return self._silent >= self._trainer.dead_window
+
+    def _follow_average(self, step: int) -> None:
+        """Move the average of weights; early on faster, so that it forgets the first ones."""
+        decay = min(self._trainer.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, parameter in self.sae.named_parameters():
+                if name in self._average:
+                    self._average[name].lerp_(parameter, 1 - decay)
+
+    def _resample(self, rows: Tensor, step: int) -> None:
+        """Let dead features begin anew, where the architecture does so, and forget their past."""
+        dead = self._dead().nonzero().squeeze(1)
+        generator = torch.Generator().manual_seed(1_000_003 * self.run.seed + step)
+        if not len(dead) or not self.sae.resample(rows, dead, generator):
+            return
+        for state in self._optimiser.state.values():
+            for moment in (state["exp_avg"], state["exp_avg_sq"]):
+                if moment.ndim and len(moment) == self.sae.features:
+                    moment[dead] = 0.0
+        self._silent[dead] = 0
+        say(f"{self._named}{len(dead)} dead features begin anew at rows with a large error")
