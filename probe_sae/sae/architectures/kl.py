@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probe_sae.sae import sparse
 from probe_sae.sae.dense import Dense, DenseSAE
 from probe_sae.sae.dictionary import Step
-from probe_sae.sae.settings import check_range
+from probe_sae.sae.settings import check_choice, check_range
 from probe_sae.sae.sparse import SparseCodes
 
 _EDGE = 1e-6
@@ -32,11 +32,15 @@ class KL(Dense):
     """Mean activation that each feature is drawn to."""
     beta: float = 5e-3
     """Weight of the divergence."""
+    start: str = "data"
+    """data: features begin at the target rate and the reconstruction at the rows' mean. plain: as
+    torch draws layers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "rho", 1e-4, 1 - 1e-4)
         check_range(self, "beta", 0)
+        check_choice(self, "start", ("data", "plain"))
 
     @property
     def fires_above(self) -> float:
@@ -69,9 +73,25 @@ class KLSAE(DenseSAE):
         self.input_scale.fill_(1.0)
         target = self._scaled(sample)
         self.variance.copy_(target.var(0, correction=0).sum())
+        if self.settings.start == "plain":
+            self._draw_plainly(generator)
+            return
         mean = target.mean(0)
         self.b_dec.copy_(mean.clamp(1e-3, 1 - 1e-3).logit() if self._is_bounded else mean)
         self.b_enc.fill_(torch.tensor(self.settings.rho).logit())
+
+    def _draw_plainly(self, generator: torch.Generator) -> None:
+        """Draw every weight and bias uniformly within 1 / sqrt(inputs), as torch's layers do."""
+        inputs = {"W_enc": self.W_enc.shape[1], "W_dec": self.features}
+        inputs |= {"b_enc": self.W_enc.shape[1], "b_code": self.features}
+        inputs["b_dec"] = (*self.settings.hidden, self.features)[0]
+        for name, parameter in self.named_parameters():
+            layer = name.rpartition(".")[0]
+            if layer and isinstance(self.get_submodule(layer), nn.BatchNorm1d):
+                continue
+            fan = inputs.get(name) or self.get_submodule(layer).weight.shape[1]
+            drawn = torch.rand(parameter.shape, generator=generator) * 2 - 1
+            parameter.copy_(drawn / fan**0.5)
 
     @property
     def _is_bounded(self) -> bool:
