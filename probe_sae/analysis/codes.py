@@ -26,7 +26,7 @@ class Firings:
     row: NDArray[np.int64]
     """[firings] the row's number in the store."""
     value: NDArray[np.float64]
-    """[firings] its activation."""
+    """[firings] its activation; of features that can be negative, the magnitude."""
     context: NDArray[np.int64]
     """[firings]"""
     pos: NDArray[np.int64]
@@ -35,6 +35,8 @@ class Firings:
     """[firings] token or class of the row, -1 where there is none."""
     row_tokens: NDArray[np.int64]
     """[rows] token or class of every row."""
+    total: NDArray[np.float64]
+    """[features] sum of all activations, those too small to count as firings included."""
 
     def starts(self, features: int) -> NDArray[np.int64]:
         """Return where the firings of each feature start, [features + 1]."""
@@ -111,9 +113,12 @@ def _firings(
         len(wanted),
         feature.astype(np.int64),
         at + first_row,
-        values[local, place].astype(np.float64),
+        np.abs(values[local, place].astype(np.float64)),
         context[at],
         pos[at],
         token[at],
         token[wanted],
+        np.bincount(
+            indices.ravel(), values.ravel().astype(np.float64), minlength=sae.features
+        ).astype(np.float64),
     )

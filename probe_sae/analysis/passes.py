@@ -18,6 +18,7 @@ from probe_sae.analysis.codes import firings
 from probe_sae.analysis.cofiring import CoFiring, partners, phi_of_pairs
 from probe_sae.analysis.examples import Best, lottery, strongest_of_contexts, with_surroundings
 from probe_sae.analysis.inputs import kept_inputs
+from probe_sae.analysis.pixels import pixels_of
 from probe_sae.analysis.result import Analysis, Examples, Features
 from probe_sae.analysis.saved import save_analysis
 from probe_sae.analysis.structure import feature_map, logit_effects, modules, nearest
@@ -78,7 +79,8 @@ def analyse(
         inputs, place, numbers = kept_inputs(opened, examples.contexts())
         shown = examples.shown(sae, opened, sites, place, numbers)
         info = _info(sae, opened, sites, rows, tally.rows, int(chosen.sum()), evaluation)
-        analysis = Analysis(info, features, shown, inputs)
+        drawn = pixels_of(sae, opened, sites, chosen)
+        analysis = Analysis(info, features, shown, inputs, drawn)
         save_analysis(analysis, folder)
     return analysis
 

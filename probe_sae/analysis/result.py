@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from probe_sae.analysis.pixels import Pixels
 
 TOP, RANDOM = 0, 1
 """Values of `Examples.kind`."""
@@ -155,6 +158,8 @@ class Analysis:
     columns: Features
     examples: Examples
     inputs: TextInputs | ImageInputs
+    pixels: "Pixels | None" = None
+    """What can be drawn where rows are images' pixels."""
 
     @property
     def count(self) -> int:

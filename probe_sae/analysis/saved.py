@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import Analysis, Examples, Features, ImageInputs, TextInputs
 from probe_sae.errors import FormatError
 from probe_sae.outputs import refuse_partial
@@ -34,6 +35,10 @@ def save_analysis(analysis: Analysis, folder: Path) -> None:
                 options = {"compression": "gzip", "compression_opts": 1} if data.size else {}
                 group.create_dataset(field.name, data=data, **options)
         _write_inputs(file.create_group("inputs"), analysis.inputs)
+        if analysis.pixels is not None:
+            group = file.create_group("pixels")
+            for field in fields(Pixels):
+                group.create_dataset(field.name, data=getattr(analysis.pixels, field.name))
 
 
 def load_analysis(folder: str | Path) -> Analysis:
@@ -58,7 +63,8 @@ def load_analysis(folder: str | Path) -> Analysis:
         features = _read_part(file["features"], Features, folder)
         examples = _read_part(file["examples"], Examples, folder)
         inputs = _read_inputs(file["inputs"], info["kind"])
-    analysis = Analysis(info, features, examples, inputs)
+        pixels = _read_part(file["pixels"], Pixels, folder) if "pixels" in file else None
+    analysis = Analysis(info, features, examples, inputs, pixels)
     _check(analysis, folder)
     return analysis
 
@@ -103,6 +109,21 @@ def _read_inputs(group: Any, kind: str) -> TextInputs | ImageInputs:
     )
 
 
+def _fit(pixels: Pixels, features: int) -> bool:
+    """Return whether the arrays of drawn pixels are as long as each other."""
+    shown = len(pixels.originals)
+    image = pixels.originals.shape[1:]
+    return (
+        pixels.originals.ndim == 4
+        and pixels.reconstructions.shape == pixels.originals.shape
+        and pixels.labels.shape == (shown,)
+        and pixels.codes.shape == (shown, features)
+        and pixels.directions.shape == (features, *image)
+        and pixels.histogram.ndim == 1
+        and pixels.histogram_top.shape == (1,)
+    )
+
+
 def _check(analysis: Analysis, folder: Path) -> None:
     """Raise unless the arrays agree with each other, so that no later index can go astray."""
     count, examples = analysis.count, analysis.examples
@@ -126,5 +147,7 @@ def _check(analysis: Analysis, folder: Path) -> None:
         and examples.context.max() < contexts
     ):
         wrong.append("feature or context out of range")
+    if analysis.pixels is not None and not _fit(analysis.pixels, count):
+        wrong.append("pixels")
     if wrong:
         raise FormatError(f"{folder}/analysis.h5 contradicts itself: {', '.join(wrong)}.")

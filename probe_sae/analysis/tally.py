@@ -24,6 +24,7 @@ class Tally:
         self.features, self.tokens, self.rows = features, tokens, 0
         self.count = np.zeros(features, np.int64)
         self.powers = np.zeros((4, features))
+        self.total = np.zeros(features)
         self.max = np.zeros(features)
         self.histogram = DoublingHistogram(features, BINS * FINE)
         self.row_tokens = np.zeros(tokens, np.int64)
@@ -32,6 +33,7 @@ class Tally:
     def add(self, block: Firings) -> None:
         """Take in a block."""
         self.rows += block.rows
+        self.total += block.total
         known = block.row_tokens[block.row_tokens >= 0]
         self.row_tokens += np.bincount(known, minlength=self.tokens)
         if not len(block.feature):
@@ -63,7 +65,7 @@ class Tally:
             "firings": self.count,
             "density": self.count / max(1, self.rows),
             "mean": np.where(alive, m1, np.nan),
-            "mean_activation": self.powers[0] / max(1, self.rows),
+            "mean_activation": self.total / max(1, self.rows),
             "std": np.where(alive, std, np.nan),
             "skew": np.where(alive, third / safe**3, np.nan),
             "kurtosis": np.where(alive, fourth / safe**4, np.nan),

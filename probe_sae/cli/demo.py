@@ -10,7 +10,7 @@ from probe_sae.cli.options import Device, Force, Json, Root, Seed
 
 
 def demo(
-    name: Annotated[str, typer.Argument(help="text or images.")] = "text",
+    name: Annotated[str, typer.Argument(help="text, images or mnist.")] = "text",
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write; by default a new one.")
     ] = None,
@@ -21,6 +21,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Do the whole job on a bundled host, offline, in a few minutes.
+
+    `mnist` learns from pixels, and reads MNIST from --root (FOLDER/MNIST/raw) or downloads it.
 
     Example: `probe-sae demo`, then open the report it names.
     """
@@ -48,6 +50,7 @@ def summary_text(summary: dict[str, object], folder: Path) -> str:
             "dead_fraction",
             "dense_fraction",
             "loss_recovered",
+            "test_mse",
         ):
             value = metrics.get(name)
             if isinstance(value, (int, float)):

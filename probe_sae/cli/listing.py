@@ -46,6 +46,7 @@ def _entries(kind: str) -> dict[str, Any]:
     if kind == "hosts":
         return {
             **dict.fromkeys(bundled_hosts(), "comes with probe_sae"),
+            "pixels": "no network: an image's pixels are the activations, site `input`",
             "HUGGING-FACE-ID": "or a local folder with config.json and model.safetensors",
             "torchvision:NAME": "torchvision:NAME@weights.safetensors, torchvision:NAME@random",
             "python:module:factory": "your own nn.Module",

@@ -78,6 +78,8 @@ def evaluate(
         "dead_fraction": meter.dead_fraction,
         "dense_fraction": meter.dense_fraction,
     }
+    if not sae.settings.is_scaled:
+        metrics |= _in_own_units(sae, stream_of(opened, sites, 0, held))
     if host is not None and len(sites) > 1:
         say("the host's loss is measured for dictionaries of one site; this one has several.")
     elif host is not None:
@@ -116,6 +118,9 @@ def held_out(sae: SAE, store: Store) -> NDArray[np.bool_]:
     split = sae.provenance.get("split")
     if split is None or known.get("recording") != store.recording:
         return np.ones(store.contexts, dtype=np.bool_)
+    if not split["held_out"]:
+        say("training held nothing out: it saw every row of this store that is measured now.")
+        return np.ones(store.contexts, dtype=np.bool_)
     held = held_out_contexts(store.contexts, split["held_out"], split["seed"])
     if not held.any():
         held[-1:] = True
@@ -134,6 +139,21 @@ def reconstruction(sae: SAE, stream: StoreStream | SitesStream) -> Reconstructio
             meter.add(target, sae.reconstruct(x, codes), codes)
             advance(len(rows))
     return meter
+
+
+@torch.no_grad()
+def _in_own_units(sae: SAE, stream: StoreStream | SitesStream) -> dict[str, Any]:
+    """Return what is usually said of dictionaries whose rows are not scaled."""
+    errors: list[float] = []
+    sums = torch.zeros(sae.features, dtype=torch.float64)
+    for rows in stream.in_order(128):
+        codes = sae.encode(rows)
+        errors.append(float((sae.reconstruct(rows, codes) - rows).double().square().mean()))
+        sums += codes.double().sum(0)
+    return {
+        "test_mse": sum(errors) / len(errors),
+        "mean_activation": (sums / stream.rows).tolist(),
+    }
 
 
 def loss_recovered(losses: dict[str, float]) -> float:

@@ -15,6 +15,7 @@ from probe_sae.errors import HostNotFound, ProbeSaeError, near
 from probe_sae.host.hook_map_file import hook_map_for
 from probe_sae.host.host import Host
 from probe_sae.host.libraries import torchvision, transformers
+from probe_sae.host.pixels import pixels
 from probe_sae.progress import say
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -98,6 +99,8 @@ def _of_module(model: nn.Module, name: str, tokenizer: Any, processor: Any) -> H
 
 
 def _load_named(name: str, wanted: _Wanted) -> Host:
+    if name == "pixels":
+        return pixels()
     scheme, _, rest = name.partition(":")
     if scheme == "bundled":
         if rest not in {path.name for path in BUNDLED.iterdir()}:

@@ -33,6 +33,23 @@ DEMOS: dict[str, dict[str, Any]] = {
             "held_out": 0.25,
         },
     },
+    "mnist": {
+        "host": {"name": "pixels"},
+        "data": {"name": "mnist"},
+        "capture": {"sites": ["input"], "dtype": "float32", "batch_size": 1000},
+        "train": {
+            "arch": "kl",
+            "features": 32,
+            "hidden": [128],
+            "output": "sigmoid",
+            "rho": 0.05,
+            "beta": 5e-3,
+            "rows": 600_000,
+            "batch_size": 128,
+            "held_out": 0.0,
+        },
+        "evaluate": {"name": "mnist_test"},
+    },
 }
 """Name -> job, as a TOML file would have it."""
 

@@ -15,7 +15,7 @@ _SECTIONS: dict[str, set[str]] = {
     "data": {"name", "root", "rows", "max_length"},
     "capture": {"sites", "batch_size", "dtype", "tokens", "stride", "pack"},
     "train": set(),
-    "evaluate": set(),
+    "evaluate": {"name"},
     "analyse": {"rows", "seed"},
     "report": {"labels"},
 }
@@ -38,6 +38,9 @@ class Job:
     revision: str | None = None
     root: str | None = None
     """Folder of a dataset that is downloaded otherwise."""
+    evaluate_on: str | None = None
+    """A dataset of its own to evaluate and analyse on, such as test images; by default, what
+    training holds out of the first one."""
     analyse_rows: str = "held_out"
     analyse_seed: int = 0
     labels: Path | None = None
@@ -94,6 +97,7 @@ def job_from(raw: dict[str, Any], where: str) -> Job:
             host.get("device"),
             host.get("revision"),
             data.get("root"),
+            raw.get("evaluate", {}).get("name"),
             analysis.get("rows", "held_out"),
             analysis.get("seed", 0),
             Path(report["labels"]) if "labels" in report else None,

@@ -27,7 +27,8 @@ def run(
 ) -> dict[str, Any]:
     """Run a job and return its summary, which `out/summary.json` holds too.
 
-    Leaves `out/store`, `out/sae`, `out/analysis`, `out/report/index.html`.
+    Leaves `out/store`, `out/sae`, `out/analysis`, `out/report/index.html`; where a dataset of its
+    own is evaluated on, also `out/store-unseen`.
 
     Args:
         job: what to run.
@@ -44,8 +45,9 @@ def run(
         return json.loads((Path(out) / "summary.json").read_text("utf-8"))
     with whole_folder(out, force=force, resume=resume, keep="store*" if keep else "") as folder:
         host, recipe = _host(job), load_dataset(job.data, root=job.root)
+        unseen = load_dataset(job.evaluate_on, root=job.root) if job.evaluate_on else None
         host.find_sites(job.sites)
-        return _stages(job, host, recipe, folder, resume)
+        return _stages(job, host, recipe, unseen, folder, resume)
 
 
 def _host(job: Job) -> Host:
@@ -55,7 +57,9 @@ def _host(job: Job) -> Host:
     return load_host(job.host, device=job.device, dtype=dtype, revision=job.revision)
 
 
-def _stages(job: Job, host: Host, recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any]:
+def _stages(
+    job: Job, host: Host, recipe: Recipe, unseen: Recipe | None, folder: Path, resume: bool
+) -> dict[str, Any]:
     clock = _Clock(folder / "seconds.json")
     store = _store(job, host, recipe, folder / "store", resume, clock)
     if not (folder / "sae").exists():
@@ -64,6 +68,9 @@ def _stages(job: Job, host: Host, recipe: Recipe, folder: Path, resume: bool) ->
             options: dict[str, Any] = {"device": job.device, "resume": resume}
             train(store, job.arch, job.trainer, site=list(store.sites), out=where, **options)
     sae = load_sae(folder / "sae")
+    seen = store
+    if unseen is not None:
+        store, recipe = _store(job, host, unseen, folder / "store-unseen", resume, clock), unseen
     with clock.time("evaluate"):
         evaluation = evaluate(sae, store, host=host, dataset=recipe)
     if not (folder / "analysis").exists():
@@ -89,7 +96,7 @@ def _stages(job: Job, host: Host, recipe: Recipe, folder: Path, resume: bool) ->
             "host": job.host,
             "dataset": job.data,
             "site": " + ".join(store.sites),
-            "rows": store.rows,
+            "rows": seen.rows,
             "sae": {
                 "arch": settings.arch,
                 "features": settings.features,
@@ -111,7 +118,7 @@ def _store(
 ) -> Store:
     if where.exists():
         return open_store(where)
-    with clock.time("capture"):
+    with clock.time("capture" if recipe.name == job.data else "capture_unseen"):
         return capture(host, recipe, job.sites, where, job.capture, resume=resume)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
-from probe_sae.reporting.encoding import clean, narrow, pack
+from probe_sae.reporting.encoding import clean, narrow, pack, rounded
 
 TOKENS_A_SHARD = 160_000
 """About 400 kB of file."""
@@ -119,6 +120,20 @@ def write_pictures(inputs: ImageInputs, shown: Shown, folder: Path) -> bool:
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         image.convert("RGB").save(place, "WEBP", quality=72, method=4)
     return True
+
+
+def drawn_pixels(pixels: Pixels) -> dict[str, Any]:
+    """Return what the pages draw of a dictionary of pixels."""
+    arrays: dict[str, NDArray[Any]] = {
+        "originals": pixels.originals,
+        "reconstructions": pixels.reconstructions,
+        "labels": pixels.labels,
+        "codes": rounded(pixels.codes, 10),
+        "directions": rounded(pixels.directions, 7),
+        "histogram": narrow(pixels.histogram),
+        "histogram_top": pixels.histogram_top,
+    }
+    return pack(arrays)
 
 
 def picture_path(rank: int) -> str:

@@ -11,6 +11,7 @@ Costs about a sixth of a millisecond and 0.6 kB a feature, plus plotly.js (4.8 M
     data/f/00000.js …         128 features each: all that their pages show
     data/corpus/000.js …      the contexts shown, each once (or data/pictures/ and img/)
     data/vocab.js             what the tokens shown stand for
+    data/pixels.js            images, reconstructions, features as images: where rows are pixels
     data/train.js figures.js  training log; plotly figures
     data/notes.js             labels baked in
 
@@ -105,6 +106,9 @@ def _write_data(
 ) -> None:
     shown = inputs.find_shown(analysis)
     layout = _write_inputs(analysis, shown, folder)
+    if analysis.pixels is not None:
+        _write_script(folder, "pixels", inputs.drawn_pixels(analysis.pixels))
+    layout["pixels"] = analysis.pixels is not None
     layout |= {"chunk": features.CHUNK, "bins": analysis.columns.histogram.shape[1]}
     head = {name: value for name, value in summary.items() if name != "training"}
     head["modules"] = [

@@ -16,6 +16,8 @@ DEFINITIONS = {
     "l0": "Mean number of features that fire on a row.",
     "dead_fraction": "Share of features that fire on none of these rows.",
     "dense_fraction": f"Share of features that fire on over {DENSE:.0%} of these rows.",
+    "test_mse": "Mean squared error in the rows' own units, mean of the means of batches of 128.",
+    "mean_activation": "Each feature's mean activation.",
     "loss_recovered": "(mean-ablated - spliced) / (mean-ablated - original): 1 means that the host"
     " does as well with the reconstruction in place of its activations, 0 as badly as with their"
     " mean.",

@@ -60,6 +60,8 @@ def sources(
     }
     training = stream_of(data, names, trainer.seed, ~held)
     _say_mixing(training, trainer.batch_size)
+    if not trainer.held_out:
+        return training, training, provenance
     return training, stream_of(data, names, trainer.seed, held), provenance
 
 
@@ -86,6 +88,8 @@ def _of_tensors(
 def _say_mixing(stream: StoreStream | SitesStream, batch: int) -> None:
     """Say how well batches are mixed, and what to do where it is badly."""
     companions, mixing = stream.companions(batch), stream.mixing(batch)
+    if not companions:
+        return  # every row is a context of its own
     advice = ""
     if companions > 1 and mixing > 1.5:
         advice = " `probe-sae store shuffle` writes a copy that is mixed perfectly."

@@ -60,13 +60,14 @@
     low,
     high,
     log = false,
+    isCount = true,
     height = 190,
     tick = short,
     tip,
     xTicks,
     caption,
   }) {
-    const most = Math.max(1, ...counts);
+    const most = Math.max(isCount ? 1 : 1e-9, ...counts);
     const scale = (count) => (log ? Math.log10(count + 1) / Math.log10(most + 1) : count / most);
     return probe.chart(label, height, (width) => {
       const [left, bottom, top, right] = [44, caption ? 42 : 26, 10, 8];
@@ -76,7 +77,7 @@
       const size = inner[0] / counts.length;
       const marks = log
         ? [0, ...Array.from({ length: 8 }, (_, i) => 10 ** i).filter((v) => v <= most)]
-        : probe.ticks(0, most, 3).filter((v) => Number.isInteger(v));
+        : probe.ticks(0, most, 3).filter((v) => !isCount || Number.isInteger(v));
       return [
         marks.map((v) =>
           svg(

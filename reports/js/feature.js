@@ -97,7 +97,11 @@
         el("p", {}, el("a", { href: "#/features", text: "To the list" })),
       );
     }
-    const [feature, vocabulary] = await Promise.all([probe.feature(id), probe.vocabulary()]);
+    const [feature, vocabulary, asImage] = await Promise.all([
+      probe.feature(id),
+      probe.vocabulary(),
+      probe.pixelPanel(id),
+    ]);
     const given = (name, allowed, usual) =>
       allowed.includes(route.query.get(name)) ? route.query.get(name) : usual;
     const state = {
@@ -147,6 +151,7 @@
         el(
           "div",
           { class: "right" },
+          asImage,
           panels.statistics(feature),
           panels.tokenTable(feature, vocabulary),
           panels.related(

@@ -151,7 +151,7 @@
 
   probe.overview = async function () {
     const { manifest } = probe.report;
-    const training = await probe.load("train");
+    const [training, pixels] = await Promise.all([probe.load("train"), probe.pixelSection()]);
     const { metrics } = manifest;
     const rows = metrics.rows_evaluated;
     document.title = `${manifest.site || "Overview"} · probe_sae`;
@@ -170,6 +170,7 @@
         cards(metrics),
         checks(manifest.checks),
       ),
+      pixels,
       starts(manifest.start),
       el("h2", { text: "The dictionary as a whole" }),
       el(

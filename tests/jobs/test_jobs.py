@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from probe_sae.analysis import load_analysis
 from probe_sae.errors import FormatError, OutputExists, ProbeSaeError, SettingsError
 from probe_sae.jobs import DEMOS, demo_folder, demo_job, job_from, read_job, run
 from probe_sae.sae import load_sae
@@ -165,12 +166,30 @@ def test_a_job_that_is_no_toml_is_refused(tmp_path: Path) -> None:
         read_job(tmp_path / "nowhere.toml")
 
 
-def test_a_job_over_several_sites_is_refused(tmp_path: Path) -> None:
-    job = job_from(SMALL | {"capture": {"sites": ["blocks.*.resid_post"]}}, "job")
+def test_a_job_over_several_sites_learns_from_all_of_them_together(tmp_path: Path) -> None:
+    job = job_from(SMALL | {"capture": {"sites": ["blocks.{0,1}.resid_post"]}}, "job")
 
-    with pytest.raises(SettingsError, match="one site"):
-        run(job, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    summary = run(job, tmp_path / "out")
+
+    sae = load_sae(tmp_path / "out" / "sae")
+    assert summary["site"] == "blocks.0.resid_post + blocks.1.resid_post"
+    assert sae.provenance["sites"] == ["blocks.0.resid_post", "blocks.1.resid_post"]
+    assert sae.d_model == sum(sae.widths) == 2 * sae.widths[0]
+    assert 0 < summary["metrics"]["fraction_unexplained"] < 1
+    assert "loss_recovered" not in summary["metrics"]
+    assert (tmp_path / "out" / "report" / "index.html").exists()
+
+
+def test_a_job_can_be_evaluated_on_a_dataset_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("import numpy\nfor i in range(10):\n    print(i)\n" * 40)
+    job = job_from(SMALL | {"evaluate": {"name": str(tmp_path / "other.txt")}}, "job")
+
+    summary = run(job, tmp_path / "out")
+
+    unseen = open_store(tmp_path / "out" / "store-unseen")
+    assert summary["metrics"]["rows_evaluated"] == unseen.rows < summary["rows"]
+    assert summary["metrics"]["loss_recovered"] > 0
+    assert load_analysis(tmp_path / "out" / "analysis").info["dataset"]["name"] == "other"
 
 
 @pytest.mark.parametrize("name", DEMOS)

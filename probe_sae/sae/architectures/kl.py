@@ -89,7 +89,7 @@ class KLSAE(DenseSAE):
             layer = name.rpartition(".")[0]
             if layer and isinstance(self.get_submodule(layer), nn.BatchNorm1d):
                 continue
-            fan = inputs.get(name) or self.get_submodule(layer).weight.shape[1]
+            fan = inputs.get(name) or self.get_parameter(f"{layer}.weight").shape[1]
             drawn = torch.rand(parameter.shape, generator=generator) * 2 - 1
             parameter.copy_(drawn / fan**0.5)
 
