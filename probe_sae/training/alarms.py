@@ -153,13 +153,16 @@ def warn_of_scale(sae: SAE, rows: Tensor) -> None:
     )
 
 
-def name_bad_rows(rows: Tensor, first: int, names: Callable[[int], int] | None) -> str | None:
+def name_bad_rows(
+    rows: Tensor, first: int, names: Callable[[int], int] | None, where: str = "of the epoch"
+) -> str | None:
     """Return a message that names the rows which are not finite; None where all are.
 
     Args:
         rows: a batch, [rows, width].
         first: how many rows of the epoch came before.
         names: which row of the source is at a place of the epoch, where that is known.
+        where: what places count in, where it is not.
     """
     if bool(torch.isfinite(rows.sum())):
         return None
@@ -167,7 +170,7 @@ def name_bad_rows(rows: Tensor, first: int, names: Callable[[int], int] | None) 
     if not len(bad):
         return None
     listed = [names(first + int(i)) if names else first + int(i) for i in bad[:8]]
-    where = "of the data" if names else "of the epoch"
+    where = "of the data" if names else where
     more = ", ..." if len(bad) > 8 else ""
     return (
         f"{len(bad)} rows of a batch of {len(rows)} hold NaN or infinity: rows "

@@ -218,8 +218,9 @@ class Training:
         """Begin, with scales and means from a sample."""
         self._stream, self._unseen, self._trainer, self._device = stream, unseen, trainer, device
         sample = stream.sample(SAMPLE_ROWS)
-        if message := name_bad_rows(sample, 0, None):
-            raise SettingsError(f"in a sample of the rows, {message}")
+        for rows in (sample, unseen.sample(SAMPLE_ROWS)):
+            if message := name_bad_rows(rows, 0, None, "of a sample"):
+                raise SettingsError(message)
         if not bool(sample.any()):
             raise SettingsError("the rows are all zero: is this the right site?")
         warn_of_outliers(sample)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import (
     RANDOM,
     TOP,
@@ -99,6 +100,25 @@ def image_analysis(
     examples = _examples(rng, values, images, grid * grid)
     info = _info("image", features, images * grid * grid, images)
     return Analysis(info, found, examples, inputs)
+
+
+def pixel_analysis(features: int = 12, size: int = 8, seed: int = 0) -> Analysis:
+    """An analysis of a dictionary of pixels: one row an image."""
+    plain = image_analysis(features, 40, 1, size, seed)
+    assert isinstance(plain.inputs, ImageInputs)
+    rng = np.random.default_rng(seed)
+    originals = plain.inputs.thumbnails[:20]
+    drawn = Pixels(
+        originals,
+        (originals * 0.8).astype(np.uint8),
+        plain.inputs.label[:20],
+        rng.random((20, features), np.float32),
+        rng.standard_normal((features, size, size, 1), np.float32),
+        rng.integers(0, 900, 50),
+        np.array([1.5], np.float32),
+    )
+    metrics = {**plain.info["metrics"], "mean_activation": rng.random(features).tolist()}
+    return replace(plain, pixels=drawn, info={**plain.info, "metrics": metrics})
 
 
 def without_metrics(analysis: Analysis) -> Analysis:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe_sae.reporting import Report
+from probe_sae.reporting import Report, write_report
 
 pytestmark = pytest.mark.browser
 
@@ -181,6 +181,24 @@ def test_an_image_feature_shows_pictures_under_heat(
     assert "heat=0" in page.browser.current_url
     assert page.run("return document.querySelectorAll('.picture .patch').length") > 3
     assert "digit" in page.text(".plate figcaption")
+
+
+def test_a_dictionary_of_pixels_shows_images(
+    page: Any, fake: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pixels = fake.pixel_analysis()
+    report = write_report(pixels, tmp_path_factory.mktemp("pixels") / "report")
+    page.visit(report, "index.html")
+    page.wait("document.querySelectorAll('.gallery canvas').length")
+
+    assert page.run("return document.querySelectorAll('.pairs .pair').length") == 20
+    assert page.run("return document.querySelectorAll('.gallery canvas').length") == pixels.count
+    for selector in (".pairs canvas", ".codes", ".gallery canvas"):
+        assert page.painted(selector) > 0.1
+    page.visit(report, "index.html#/feature/2")
+    page.wait("document.querySelector('.alone canvas')")
+    assert page.painted(".alone canvas") > 0.1
+    assert page.complaints() == []
 
 
 def test_modules_list_their_members(page: Any, text: Any, text_report: Report) -> None:
