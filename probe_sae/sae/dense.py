@@ -34,6 +34,11 @@ class Dense(Settings):
     output: str = "linear"
     """Activation of the reconstruction: linear, or sigmoid for rows in 0..1."""
 
+    @property
+    def is_scaled(self) -> bool:
+        """Rows that a sigmoid is to reconstruct keep their own units."""
+        return self.output == "linear"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "between", tuple(_BETWEEN))

@@ -158,7 +158,8 @@ class SAE(nn.Module, ABC):
             generator: where randomness comes from.
         """
         x, _ = self.split(sample)
-        self.input_scale.copy_((x.shape[1] / x.double().square().sum(1).mean()) ** 0.5)
+        if self.settings.is_scaled:
+            self.input_scale.copy_((x.shape[1] / x.double().square().sum(1).mean()) ** 0.5)
         self.variance.copy_(self._scaled_pair(sample)[1].var(0, correction=0).sum())
 
     @abstractmethod

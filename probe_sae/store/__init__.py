@@ -9,7 +9,8 @@ from probe_sae.store.rows import ContextInput, RecordedRows, SplitStream, Stream
 from probe_sae.store.shuffle import shuffle_store
 from probe_sae.store.site_rows import SiteRows
 from probe_sae.store.site_streams import SitesStream, stream_of
-from probe_sae.store.stream import StoreStream, TensorStream
+from probe_sae.store.stream import StoreStream
+from probe_sae.store.tensor_stream import TensorStream
 from probe_sae.store.writer import StoreWriter
 
 __all__ = [

@@ -1,6 +1,5 @@
 """One dictionary that learns: its optimiser, what is known of dead features, its log."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,25 +7,15 @@ from torch import Tensor
 
 from probe_sae.errors import FormatError, SettingsError
 from probe_sae.progress import say
-from probe_sae.sae import SAE, ReconstructionMeter, Settings, Step, make_sae
+from probe_sae.sae import SAE, ReconstructionMeter, Step, make_sae
 from probe_sae.training import progress_file
 from probe_sae.training.alarms import Alarms
 from probe_sae.training.precision import autocast
+from probe_sae.training.runs import Run
 from probe_sae.training.settings import TrainSettings
 
 RESAMPLINGS = 4
 """Times in the first half of a run at which dead features of some architectures begin anew."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one dictionary is to be."""
-
-    settings: Settings
-    seed: int
-    """Of its weights; the order of rows is common to all that learn together."""
-    name: str = ""
-    """Among several, as its folder is called."""
 
 
 class Learner:

@@ -18,8 +18,9 @@ from probe_sae.sae import SAE, BatchTopK, Settings, load_sae, save_sae
 from probe_sae.store import Stream, open_store
 from probe_sae.training import progress_file
 from probe_sae.training.alarms import name_bad_rows, warn_of_outliers
-from probe_sae.training.learner import Learner, Run
+from probe_sae.training.learner import Learner
 from probe_sae.training.precision import matrix_products
+from probe_sae.training.runs import Run, named
 from probe_sae.training.settings import TrainSettings
 from probe_sae.training.sources import Data, sources
 
@@ -99,36 +100,9 @@ def train_several(
         SettingsError: see `train`; or two dictionaries are the same.
     """
     trainer = trainer or TrainSettings()
-    runs = _named([Run(s, seed) for s in settings for seed in seeds or [trainer.seed]])
+    runs = named([Run(s, seed) for s in settings for seed in seeds or [trainer.seed]])
     saes = _train(data, runs, trainer, site, out, device, resume=resume, force=force)
     return {run.name: sae for run, sae in zip(runs, saes, strict=True)}
-
-
-def _named(runs: list[Run]) -> list[Run]:
-    """Give each run a name of what it does not share with all others."""
-    tables = [{"arch": r.settings.arch, **asdict(r.settings), "seed": r.seed} for r in runs]
-    shared = {
-        name
-        for name in {name for table in tables for name in table}
-        if len({str(table.get(name)) for table in tables}) == 1
-    }
-    named: list[Run] = []
-    for run, table in zip(runs, tables, strict=True):
-        parts = [
-            str(value) if name == "arch" else f"{name}{_short(value)}"
-            for name, value in table.items()
-            if name not in shared
-        ]
-        named.append(Run(run.settings, run.seed, "-".join(parts) or run.settings.arch))
-    if len({run.name for run in named}) < len(named):
-        raise SettingsError("two of the dictionaries to train are the same.")
-    return named
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "_".join(map(_short, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _train(

@@ -1,6 +1,8 @@
 """Several dictionaries on one stream, averages of weights, several sites, precisions."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,20 +62,18 @@ def test_two_that_are_the_same_are_refused() -> None:
 
 def test_a_finished_run_of_several_is_left_as_it_is(tmp_path: Path) -> None:
     kinds = [TopK(32, 2), TopK(32, 3)]
-    for _ in range(2):
-        made = train_several(
-            world(2_000, 1), kinds, SHORT, out=tmp_path / "saes", device="cpu", resume=True
-        )
+    options: dict[str, Any] = {"out": tmp_path / "saes", "device": "cpu", "resume": True}
+    one, two = (train_several(world(2_000, 1), kinds, SHORT, **options) for _ in range(2))
 
-    assert {path.name for path in (tmp_path / "saes").iterdir()} == {"k2", "k3"} == set(made)
+    assert {path.name for path in (tmp_path / "saes").iterdir()} == {"k2", "k3"} == set(one)
+    assert all(torch.equal(one[n].directions(), two[n].directions()) for n in one)
 
 
 def test_the_average_of_weights_is_returned() -> None:
     """Near the last weights, but smoother; 0 keeps none, and its directions have length 1."""
     x, fresh = world(20_000, 1), world(2_000, 2)
     plain, averaged = (
-        train(x, TopK(64, 3), TrainSettings(**{**vars(QUICK), "ema": ema, "decay": 0.0}))
-        for ema in (0.0, 0.99)
+        train(x, TopK(64, 3), replace(QUICK, ema=ema, decay=0.0)) for ema in (0.0, 0.99)
     )
     a, b = plain.get_parameter("W_dec"), averaged.get_parameter("W_dec")
 
@@ -138,8 +138,7 @@ def test_a_crosscoder_scales_every_site_by_itself(tmp_path: Path) -> None:
 def test_bfloat16_products_learn_nearly_the_same(settings: Settings) -> None:
     x, fresh = world(20_000, 1), world(2_000, 2)
     exact, coarse = (
-        train(x, settings, TrainSettings(**{**vars(QUICK), "precision": p}), device="cpu")
-        for p in ("float32", "bf16")
+        train(x, settings, replace(QUICK, precision=p), device="cpu") for p in ("float32", "bf16")
     )
 
     assert all(p.dtype == torch.float32 for p in coarse.parameters())

@@ -19,8 +19,8 @@ from probe_sae.sae import (
 )
 from probe_sae.store import TensorStream
 from probe_sae.training import TrainSettings, split_settings, train
-from probe_sae.training.learner import Run
 from probe_sae.training.loop import Training
+from probe_sae.training.runs import Run
 
 ARCHS = list(ARCHITECTURES)
 

@@ -70,9 +70,7 @@ class KLSAE(DenseSAE):
     def initialise(self, sample: Tensor, generator: torch.Generator) -> None:
         """Keep the rows' own scale; begin at the target rate and the rows' mean."""
         super().initialise(sample, generator)
-        self.input_scale.fill_(1.0)
         target = self._scaled(sample)
-        self.variance.copy_(target.var(0, correction=0).sum())
         if self.settings.start == "plain":
             self._draw_plainly(generator)
             return
