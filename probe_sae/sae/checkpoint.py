@@ -40,9 +40,10 @@ def save_sae(folder: Path, sae: SAE, probe: Tensor | None = None) -> None:
     probe = probe[:_FINGERPRINT_ROWS].detach().float().cpu()
     with torch.no_grad():
         expected = sae.cpu().encode(probe)
-    tensors = {name: t.detach().contiguous() for name, t in sae.state_dict().items()}
-    tensors |= {"fingerprint.rows": probe.contiguous(), "fingerprint.codes": expected.contiguous()}
-    save_file(tensors, folder / "sae.safetensors")
+    tensors = sae.state_dict() | {"fingerprint.rows": probe, "fingerprint.codes": expected}
+    kept = {n: (t.float() if t.is_floating_point() else t) for n, t in tensors.items()}
+    kept = {name: tensor.detach().contiguous() for name, tensor in kept.items()}
+    save_file(kept, folder / "sae.safetensors")
     config = {
         "format": FORMAT,
         "version": VERSION,

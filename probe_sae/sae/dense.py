@@ -1,9 +1,11 @@
 """Dictionaries whose encoder and decoder may have several layers, and batch norm between them."""
 
 from abc import ABC
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch.nn.functional import linear, normalize
 
 from probe_sae.errors import SettingsError
 from probe_sae.sae import sparse
+from probe_sae.sae.chunks import by_rows
 from probe_sae.sae.dictionary import SAE
 from probe_sae.sae.settings import Settings, check_choice
 from probe_sae.sae.sparse import SparseCodes
@@ -28,7 +31,8 @@ class Dense(Settings):
     hidden: tuple[int, ...] = ()
     """Widths of layers between rows and features, and in reverse between features and rows."""
     batch_norm: bool = False
-    """Normalise every hidden layer over the batch."""
+    """Normalise every hidden layer over the batch; behind the features only for `kl`, since it
+    would undo what a penalty does to their strengths."""
     between: str = "relu"
     """Activation of hidden layers: relu, sigmoid, tanh."""
     output: str = "linear"
@@ -55,6 +59,8 @@ class DenseSAE(SAE, ABC):
     """
 
     settings: Dense
+    normalises_behind: ClassVar[bool] = False
+    """Whether batch norm may stand behind the features."""
     W_enc: nn.Parameter
     """[features, width of the last hidden layer or d_model]"""
     b_enc: nn.Parameter
@@ -80,21 +86,22 @@ class DenseSAE(SAE, ABC):
         if settings.hidden:
             self.b_code = nn.Parameter(torch.zeros(path[-1]))
             *inner, last = pairwise(reversed(path))
-            back = [*self._after(path[-1])]
+            is_normalised = settings.batch_norm and self.normalises_behind
+            back = [*self._after(path[-1], is_normalised)]
             for before, width in inner:
-                back += [nn.Linear(before, width), *self._after(width)]
+                back += [nn.Linear(before, width), *self._after(width, is_normalised)]
             back.append(nn.Linear(*last, bias=False))
         self.decoder = nn.Sequential(*back)
 
     def _layers(self, path: tuple[int, ...]) -> list[nn.Module]:
         layers: list[nn.Module] = []
         for before, width in pairwise(path):
-            layers += [nn.Linear(before, width), *self._after(width)]
+            layers += [nn.Linear(before, width), *self._after(width, self.settings.batch_norm)]
         return layers
 
-    def _after(self, width: int) -> list[nn.Module]:
+    def _after(self, width: int, is_normalised: bool) -> list[nn.Module]:
         """Return what follows a linear layer."""
-        norm = [nn.BatchNorm1d(width)] if self.settings.batch_norm else []
+        norm = [nn.BatchNorm1d(width)] if is_normalised else []
         return [*norm, _BETWEEN[self.settings.between]()]
 
     @torch.no_grad()
@@ -118,10 +125,10 @@ class DenseSAE(SAE, ABC):
 
     @torch.no_grad()
     def _quantile(self, sample: Tensor, k: float) -> float:
-        """Return the value that k pre-activations of a row are over, on average; at least 0."""
+        """Return the value that k pre-activations of a row are over, on average."""
         pre = self._pre(self._scaled(sample[:SAMPLE_ROWS])).flatten()
         over = max(1, len(pre) - round(k * len(sample[:SAMPLE_ROWS])))
-        return max(0.0, float(pre.kthvalue(over).values))
+        return float(pre.kthvalue(over).values)
 
     def linear_decoder(self) -> Tensor | None:
         """Return the decoder's rows; None where layers follow them."""
@@ -136,6 +143,14 @@ class DenseSAE(SAE, ABC):
     def _hidden(self, scaled: Tensor) -> Tensor:
         """Return what features are read from."""
         return self.encoder(scaled - self.b_dec if self.settings.output == "linear" else scaled)
+
+    def _by_rows(
+        self, compute: Callable[[Tensor], tuple[Tensor, ...]], target: Tensor
+    ) -> tuple[Tensor, ...]:
+        """See `chunks.by_rows`; batch norm needs all rows at once."""
+        if self.settings.batch_norm:
+            return compute(target)
+        return by_rows(compute, target, self.features)
 
     def _pre(self, scaled: Tensor) -> Tensor:
         """Return pre-activations, [rows, features]."""
@@ -153,11 +168,12 @@ class DenseSAE(SAE, ABC):
     def _written(self, codes: Tensor | SparseCodes, *, frozen: bool = False) -> Tensor:
         """Return reconstructions in scaled units; a frozen decoder gets no gradient."""
         W_dec, b_code, b_dec = self.W_dec, self.b_code, self.b_dec
-        layers: dict[str, Tensor] = dict(self.decoder.named_parameters())
+        layers: dict[str, Tensor] = {}
         if frozen:
             W_dec, b_dec = W_dec.detach(), b_dec.detach()
             b_code = None if b_code is None else b_code.detach()
-            layers = {name: weight.detach() for name, weight in layers.items()}
+            # Buffers as well, so that batch norm's statistics are of the codes alone.
+            layers = {n: t.detach().clone() for n, t in self.decoder.state_dict().items()}
         if isinstance(codes, SparseCodes):
             written = sparse.decode(codes, W_dec)
         else:

@@ -123,6 +123,11 @@ class SAE(nn.Module, ABC):
         """
         return rows, rows
 
+    @property
+    def is_autoencoder(self) -> bool:
+        """Whether it reconstructs the rows that it encodes."""
+        return True
+
     def linear_decoder(self) -> Tensor | None:
         """Return the directions in scaled units, [features, d_out]; None for a deep decoder."""
         return None
@@ -181,15 +186,22 @@ class SAE(nn.Module, ABC):
     def adapt(self, step: Step) -> None:
         """Change what follows from a step, such as a coefficient that is steered."""
 
-    def resample(self, rows: Tensor, dead: Tensor, generator: torch.Generator) -> bool:
-        """Give dead features new weights; return whether this architecture does so.
+    def resample(
+        self,
+        rows: Tensor,
+        dead: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[str, ...]:
+        """Give dead features new weights; return the names of what was changed.
+
+        Nothing, where an architecture revives them otherwise.
 
         Args:
             rows: raw rows, [rows, sum of widths].
             dead: numbers of the dead features, [dead].
             generator: where randomness comes from.
         """
-        return False
+        return ()
 
     def finish(self, rows: Tensor) -> None:
         """Bring the dictionary into its final form, with raw rows that training has not seen."""

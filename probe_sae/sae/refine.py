@@ -54,8 +54,6 @@ class OMP:
 
 Refinement = Lista | LeaveOneOut | OMP
 _BY_NAME: dict[str, Refinement] = {"lista": Lista(), "leave_one_out": LeaveOneOut(), "omp": OMP()}
-_SWEEPS = 30
-"""Coordinate descents over the features of a row whose least squares are negative somewhere."""
 _CHUNK_ROWS = 512
 
 
@@ -78,13 +76,17 @@ def refined(sae: "SAE", x: Tensor, how: Refinement | str) -> SparseCodes:
         if isinstance(how, OMP):
             k = getattr(sae.settings, "k", how.k)
             how = replace(how, k=max(1, round(k)))
+    if not sae.is_autoencoder:
+        raise SettingsError(
+            "a transcoder's codes cannot be refined: what they are to reconstruct is not there."
+        )
     if isinstance(how, Lista):
         codes = sae.encode_sparse(x)
         for _ in range(how.rounds):
             codes = sae.encode_sparse(x + how.step * (x - sae.reconstruct(x, codes)))
         return codes
     decoder = sae.linear_decoder()
-    if decoder is None or sae.d_model != sae.d_out:
+    if decoder is None:
         raise SettingsError(
             f"{sae.settings.arch} with these settings has no matrix of directions to fit rows "
             "with; only `lista` refines it."
@@ -134,21 +136,43 @@ def _omp(x: Tensor, decoder: Tensor, k: int) -> SparseCodes:
 
 
 def _fit(gram: Tensor, towards: Tensor, values: Tensor, count: int) -> None:
-    """Fit the first values of each row, none negative, in place.
+    """Fit the first values of each row, none negative, in place; the last is new.
 
-    Where the least squares are negative somewhere, coordinate descent goes on from there.
+    An active set, for all rows at once. Source: Lawson and Hanson 1974, "Solving least squares
+    problems", chapter 23.
     """
-    inner = gram[:, :count, :count]
-    ridge = 1e-7 * torch.eye(count, dtype=gram.dtype, device=gram.device)
-    exact = torch.linalg.solve(inner + ridge, towards[:, :count])
-    values[:, :count] = exact.clamp_min(0.0)
-    (rows,) = (exact < 0).any(1).nonzero(as_tuple=True)
-    if not len(rows):
-        return
-    inner, goal, fitted = inner[rows], towards[rows, :count], values[rows, :count]
-    for _ in range(_SWEEPS):
-        for i in range(count):
-            slope = goal[:, i] - (inner[:, i] * fitted).sum(1)
-            step = slope / inner[:, i, i].clamp_min(1e-12)
-            fitted[:, i] = (fitted[:, i] + step).clamp_min(0.0)
-    values[rows, :count] = fitted
+    inner, goal = gram[:, :count, :count], towards[:, :count]
+    fitted = values[:, :count].clone()
+    active = fitted > 0
+    active[:, -1] = goal[:, -1] > (inner[:, -1] * fitted).sum(1)
+    todo = torch.arange(len(fitted), device=fitted.device)
+    for _ in range(3 * count + 3):
+        mine = active[todo]
+        exact = _solved(inner[todo], goal[todo], mine)
+        is_outside = mine & (exact <= 0)
+        now = fitted[todo]
+        # How far the way to the exact solution leads before a value becomes negative.
+        share = torch.where(is_outside, now / (now - exact).clamp_min(1e-30), 1.0).amin(1)
+        now = (now + share[:, None] * (exact - now)).clamp_min(0.0)
+        mine = mine & ~(is_outside & (now <= 1e-12))
+        now = torch.where(mine, now, 0.0)
+        slope = goal[todo] - (inner[todo] @ now[:, :, None])[:, :, 0]
+        wanted = torch.where(mine, -torch.inf, slope)
+        best, which = wanted.max(1)
+        arrived = ~is_outside.any(1)
+        grows = arrived & (best > 1e-6 * goal[todo].abs().amax(1))
+        mine[grows.nonzero()[:, 0], which[grows]] = True
+        fitted[todo], active[todo] = now, mine
+        todo = todo[~arrived | grows]
+        if not len(todo):
+            break
+    values[:, :count] = fitted
+
+
+def _solved(inner: Tensor, goal: Tensor, active: Tensor) -> Tensor:
+    """Return the least squares of each row over its active features; 0 for the others."""
+    both = active[:, :, None] & active[:, None, :]
+    identity = torch.eye(inner.shape[1], dtype=inner.dtype, device=inner.device)
+    ridge = 10 * torch.finfo(inner.dtype).eps * identity
+    system = torch.where(both, inner, 0.0) + torch.where(active[:, :, None], ridge, identity)
+    return torch.linalg.solve(system, torch.where(active, goal, 0.0))

@@ -125,10 +125,21 @@ def batch_top_k(pre_activations: PreActivations, k: float) -> SparseCodes:
     if guess > 0 and len(values) < wanted:
         rows, features, values = pre_activations.at_least(0.0)
     if len(values) > wanted:
-        lowest = values.kthvalue(len(values) - wanted + 1).values
-        kept = values >= lowest
+        kept = _largest(values, wanted)
         rows, features, values = rows[kept], features[kept], values[kept]
     return in_rows(rows, features, values, pre_activations.rows)
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """Return where the `count` largest of a list are; of those that tie, the first."""
+    if not count:
+        return torch.zeros_like(values, dtype=torch.bool)
+    lowest = values.kthvalue(len(values) - count + 1).values
+    kept = values >= lowest
+    spare = int(kept.sum()) - count
+    if spare:
+        kept[(values == lowest).nonzero()[-spare:, 0]] = False
+    return kept
 
 
 def above(pre_activations: PreActivations, threshold: float) -> SparseCodes:

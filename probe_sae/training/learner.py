@@ -115,6 +115,7 @@ class Learner:
                     parameter.copy_(self._average[name])
         if self._average:
             self.sae.constrain()
+            self._count_again(unseen)
         self.sae.eval()
         self.sae.finish(unseen)
         self.sae.log = self.log
@@ -166,15 +167,28 @@ class Learner:
                 if name in self._average:
                     self._average[name].lerp_(parameter, 1 - decay)
 
+    @torch.no_grad()
+    def _count_again(self, rows: Tensor) -> None:
+        """Take the running statistics of batch norm anew: they were those of other weights."""
+        norms = [m for m in self.sae.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+        for batch in rows.split(self._trainer.batch_size) if norms else ():
+            self.sae.train()(self.sae.split(batch)[0])
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
     def _resample(self, rows: Tensor, step: int) -> None:
         """Let dead features begin anew, where the architecture does so, and forget their past."""
         dead = self._dead().nonzero().squeeze(1)
         generator = torch.Generator().manual_seed(1_000_003 * self.run.seed + step)
-        if not len(dead) or not self.sae.resample(rows, dead, generator):
+        changed = self.sae.resample(rows, dead, generator) if len(dead) else ()
+        if not changed:
             return
-        for state in self._optimiser.state.values():
-            for moment in (state["exp_avg"], state["exp_avg_sq"]):
-                if moment.ndim and len(moment) == self.sae.features:
-                    moment[dead] = 0.0
+        for name in changed:
+            state = self._optimiser.state[self.sae.get_parameter(name)]
+            state["exp_avg"][dead] = state["exp_avg_sq"][dead] = 0.0
         self._silent[dead] = 0
         say(f"{self._named}{len(dead)} dead features begin anew at rows with a large error")

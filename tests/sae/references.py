@@ -219,9 +219,9 @@ def _matching_pursuit(q: Problem) -> Answer:
     return Answer(loss, codes, x_hat)
 
 
-def _after(q: Problem, h: Tensor, name: str) -> Tensor:
+def _after(q: Problem, h: Tensor, name: str, *, is_normalised: bool) -> Tensor:
     """Return what follows a linear layer: batch norm, where there is one, and an activation."""
-    if q.settings.batch_norm:
+    if is_normalised:
         mean, variance = h.mean(0), ((h - h.mean(0)) ** 2).mean(0)
         if q.running:
             mean, variance = q.p[f"{name}.running_mean"], q.p[f"{name}.running_var"]
@@ -237,7 +237,7 @@ def _pre(q: Problem, x: Tensor) -> Tensor:
     for i in range(len(q.settings.hidden)):
         at = i * (2 + q.settings.batch_norm)
         h = h @ q.p[f"encoder.{at}.weight"].T + q.p[f"encoder.{at}.bias"]
-        h = _after(q, h, f"encoder.{at + 1}")
+        h = _after(q, h, f"encoder.{at + 1}", is_normalised=q.settings.batch_norm)
     return h @ q.p["W_enc"].T
 
 
@@ -245,12 +245,13 @@ def _written(q: Problem, codes: Tensor, *, frozen: bool = False) -> Tensor:
     p = {name: t.detach() for name, t in q.p.items()} if frozen else q.p
     inner = Problem(q.settings, q.widths, p, q.rows, q.dead, q.share, q.running)
     h, hidden = codes @ p["W_dec"], len(q.settings.hidden)
+    behind = q.settings.batch_norm and q.settings.arch == "kl"  # nowhere where it undoes a penalty
     if hidden:
         h = h + p["b_code"]
     for i in range(hidden):
-        at = i * (2 + q.settings.batch_norm)
-        h = _after(inner, h, f"decoder.{at}")
-        at += 1 + q.settings.batch_norm
+        at = i * (2 + behind)
+        h = _after(inner, h, f"decoder.{at}", is_normalised=behind)
+        at += 1 + behind
         h = h @ p[f"decoder.{at}.weight"].T
         if i < hidden - 1:
             h = h + p[f"decoder.{at}.bias"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import probe_sae
-from probe_sae.sae import ARCHITECTURES, SAE, make_sae, settings_for
+from probe_sae.sae import ARCHITECTURES, SAE, chunks, make_sae, settings_for
 
 from .references import Problem, answer, gradients
 
@@ -70,12 +70,6 @@ WITH_AUX_K = [
     for name, (arch, values) in CASES.items()
     if hasattr(ARCHITECTURES[arch], "aux_k") and values.get("sparsity") != "l1"
 ]
-LENGTHS_ARE_FREE = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="L1SAE._lengths leaves |W_dec_i| out of the penalty of deep and of bounded dictionaries,"
-    " so that it can be made as small as one likes without changing a reconstruction",
-)
 
 
 def prepared(case: str, rows: int = 14, seed: int = 0, **more: Any) -> tuple[SAE, Tensor]:
@@ -162,7 +156,6 @@ def test_the_loss_is_its_formula(case: str, dead: list[int], share: float) -> No
 @pytest.mark.parametrize(
     "values", [DEEP, NORMED, BOUNDED], ids=["deep", "batch norm", "sigmoid output"]
 )
-@LENGTHS_ARE_FREE
 def test_the_penalty_of_l1_weighs_by_length_where_lengths_are_free(values: dict[str, Any]) -> None:
     sae, rows = prepared("l1", **values)
     wanted = answer(Problem.of(sae, rows)).loss.detach()
@@ -211,6 +204,26 @@ def test_the_gates_own_reconstruction_does_not_train_the_decoder(case: str) -> N
 
     assert float(got["W_dec"].abs().max()) == 0
     assert float(got["W_enc"].abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("dead", [[], DEAD])
+@pytest.mark.parametrize("case", [case for case in EVERY if case not in WITH_AUX_K])
+def test_a_batch_in_chunks_has_the_loss_and_the_gradients_of_the_whole(
+    case: str, dead: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three chunks, the last a shorter one, each computed again in the backward pass."""
+    sae, rows = prepared(case)
+    problem = Problem.of(sae, rows, dead)
+    monkeypatch.setattr(chunks, "CHUNK_VALUES", 6 * FEATURES)
+
+    step = sae.step(rows, numbers(dead))
+
+    wanted = answer(problem)
+    assert float(step.loss.detach()) == pytest.approx(float(wanted.loss.detach()), rel=1e-12)
+    assert same(step.x_hat, wanted.x_hat, 1e-12)
+    got = grads(sae, step.loss)
+    for name, gradient in gradients(problem).items():
+        assert same(got[name], gradient, 1e-9), name
 
 
 @pytest.mark.parametrize("case", EVERY)

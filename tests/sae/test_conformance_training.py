@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from probe_sae.sae import (
     KL,
@@ -187,23 +188,31 @@ def test_the_average_of_weights_is_its_recurrence() -> None:
         assert not same(weight, last[name], 1e-4), name
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="Learner.finish averages parameters only: running statistics of batch norm stay those of"
-    " the last weights, and reconstructions are far off",
-)
 def test_running_statistics_belong_to_the_weights_that_are_averaged() -> None:
     """With them, the dictionary is about as good as with the statistics of the rows themselves."""
-    rows = world(8000)
+    rows = world(20_000)
     settings = KL(features=24, hidden=(16,), batch_norm=True)
-    trainer = TrainSettings(rows=100_000, batch_size=256, ema=0.99, lr=0.02)
+    trainer = TrainSettings(rows=100_000, batch_size=256, ema=0.99, lr=0.02, held_out=0.5)
     sae = train(rows, settings, trainer, device="cpu")
 
     as_returned = fraction_unexplained(rows, sae(rows))
     by_batch = fraction_unexplained(rows, sae.train()(rows))
 
     assert as_returned < 1.5 * by_batch
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=ValueError,
+    reason="Learner._count_again gives batch norm the remainder of the unseen rows as a batch of"
+    " its own: where it is one row, the run ends with an error",
+)
+def test_a_last_unseen_row_that_comes_alone_is_no_error() -> None:
+    settings = KL(features=24, hidden=(16,), batch_norm=True)
+    trainer = TrainSettings(rows=1000, batch_size=256, ema=0.9)
+    sae = train(world(2570), settings, trainer, device="cpu")  # 257 of which are unseen
+
+    assert bool(sae(world(9)).isfinite().all())
 
 
 @pytest.mark.parametrize("kind", [L1, Gated])
@@ -213,7 +222,7 @@ def test_resampling_changes_dead_features_and_no_others(kind: Any) -> None:
     before = weights(learner.sae)
     dead = torch.tensor([2, 9])
 
-    assert learner.sae.resample(rows, dead, torch.Generator().manual_seed(0))
+    assert "W_dec" in learner.sae.resample(rows, dead, torch.Generator().manual_seed(0))
 
     for name, weight in weights(learner.sae).items():
         changed = (weight != before[name]).nonzero()[:, 0].unique().tolist()
@@ -237,9 +246,24 @@ def test_resampled_features_point_at_rows_and_are_as_long_as_they_should_be() ->
 
     row = x[2] / x[2].norm()
     for dead in (1, 4):
-        assert same(W_enc[dead], row * 0.2 * W_enc[living].norm(dim=1).mean(), 1e-12)
+        length = W_enc[dead].norm()
+        assert length <= 0.2 * W_enc[living].norm(dim=1).mean()
+        assert same(W_enc[dead], row * length, 1e-12)
         assert same(W_dec[dead], row * W_dec[living].norm(dim=1).mean(), 1e-12)
         assert b_enc[dead] == 0
+    added = ((x @ W_enc[[1, 4]].T).clamp(min=0) @ W_dec[[1, 4]]).norm(dim=1) / x.norm(dim=1)
+    assert float(added.max()) == pytest.approx(0.2)
+
+
+def test_one_resampled_feature_is_a_fifth_as_long_as_the_living() -> None:
+    generator = torch.Generator().manual_seed(0)
+    W_enc = normalize(torch.randn(9, 6, generator=generator), dim=1).double()
+    W_dec, b_enc, x = W_enc.clone(), torch.zeros(9).double(), torch.eye(6).double()
+
+    resample((W_enc, b_enc, W_dec), x, torch.ones(6).double(), torch.tensor([3]), generator)
+
+    assert float(W_enc[3].norm()) == pytest.approx(0.2)
+    assert float(W_dec[3].norm()) == pytest.approx(1)
 
 
 def test_rows_are_drawn_by_their_squared_loss() -> None:
@@ -286,17 +310,11 @@ def test_resampled_features_forget_adams_moments_and_only_they(settings: Setting
         kept = living if len(moment) == 24 else list(range(len(moment)))
         assert torch.equal(moment[kept], before[name, which][kept]), name
         if len(moment) == 24:
-            assert float(before[name, which][[2, 9]].abs().max()) > 0
+            assert float(before[name, "exp_avg_sq"][[2, 9]].max()) > 0
             assert float(moment[[2, 9]].abs().max()) == 0
     assert learner._silent.tolist() == [0] * 24
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="Learner._resample takes every parameter as long as the dictionary for one of features:"
-    " with as many features as dimensions, b_dec loses moments too",
-)
 def test_resampling_leaves_moments_of_the_bias_alone() -> None:
     rows = world(400).double()
     learner = _with_dead(L1(features=8, k=3), rows, [2])
@@ -356,25 +374,14 @@ def test_a_frozen_half_keeps_every_bit_and_the_other_learns(
     assert kept == frozen
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="b_dec learns, and the encoder takes it from its input: what is frozen sees other rows",
-)
 def test_a_frozen_encoder_fires_as_it_was_drawn() -> None:
     rows = world().double()
     learner = learning(FrozenEncoder(features=24, k=3), rows, (8,))
-    sae = learner.sae
-
-    def pre() -> Tensor:
-        x = rows * sae.input_scale - sae.get_parameter("b_dec").detach()
-        return x @ sae.get_parameter("W_enc").detach().T + sae.get_parameter("b_enc").detach()
-
-    before = pre()
+    before = learner.sae.encode(rows)
     for step in range(10):
         learner.step(rows, step)
 
-    assert same(pre(), before, 1e-9)
+    assert same(learner.sae.encode(rows), before, 1e-9)
 
 
 @pytest.mark.parametrize("case", ["topk", "batchtopk", "jumprelu, target", "l1", "kl, batch norm"])

@@ -42,8 +42,9 @@ class BatchTopKSAE(TopKSAE):
     @torch.no_grad()
     def finish(self, rows: Tensor) -> None:
         """Set the threshold so that raw `rows` have mean L0 = k."""
-        codes = self._batch_codes(rows)
-        self.threshold.copy_(codes.values[codes.values > 0].min())
+        values = self._batch_codes(rows).values
+        fired = values[values > 0]
+        self.threshold.copy_(fired.min() if len(fired) else torch.tensor(float("inf")))
 
     def _select(self) -> sparse.Select:
         return partial(sparse.batch_top_k, k=self.settings.k)

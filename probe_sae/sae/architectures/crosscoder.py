@@ -9,6 +9,7 @@ from torch import Tensor
 from probe_sae.sae.architectures.batchtopk import BatchTopK, BatchTopKSAE
 from probe_sae.sae.architectures.l1 import FIRST
 from probe_sae.sae.architectures.target_l0 import follow
+from probe_sae.sae.chunks import by_rows
 from probe_sae.sae.dictionary import Step
 from probe_sae.sae.settings import check_choice
 from probe_sae.sae.sparse import SparseCodes, in_rows
@@ -83,12 +84,15 @@ class L1CrosscoderSAE(CrosscoderSAE):
     def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
         """See `SAE.step`."""
         target = self._scaled(rows)
-        codes = self._dense_codes(target)
-        x_hat = codes @ self.W_dec + self.b_dec
+
+        def compute(rows: Tensor) -> tuple[Tensor, ...]:
+            codes = self._dense_codes(rows)
+            return codes @ self.W_dec + self.b_dec, codes.sum(0), (codes.detach() > 0).sum(0)
+
+        x_hat, total, fired = by_rows(compute, target, self.features)
         error = (target - x_hat).square().sum() / (len(target) * self.variance)
-        cost = codes.sum(0) @ self.site_norms().sum(0) / (len(target) * self.variance.sqrt())
+        cost = total @ self.site_norms().sum(0) / (len(target) * self.variance.sqrt())
         notes = {"coefficient": float(self.coefficient)}
-        fired = (codes.detach() > 0).sum(0)
         return Step(error + self.coefficient * cost, target, x_hat, fired, notes)
 
     def before_update(self) -> None:

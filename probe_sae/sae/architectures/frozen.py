@@ -7,6 +7,9 @@ for sparse autoencoders", 2026, whose random baselines came close to trained dic
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
 from probe_sae.sae.architectures.batchtopk import BatchTopK, BatchTopKSAE
 
 
@@ -33,7 +36,27 @@ class FrozenEncoder(BatchTopK):
 
     def build(self, widths: tuple[int, ...]) -> BatchTopKSAE:
         """See `Settings.build`."""
-        sae = BatchTopKSAE(self, widths)
-        sae.W_enc.requires_grad_(False)
-        sae.b_enc.requires_grad_(False)
-        return sae
+        return FrozenEncoderSAE(self, widths)
+
+
+class FrozenEncoderSAE(BatchTopKSAE):
+    """What the encoder sees does not change either, though the decoder's bias does."""
+
+    centre: Tensor
+    """[d_model] mean of the scaled rows."""
+
+    def __init__(self, settings: FrozenEncoder, widths: tuple[int, ...]) -> None:
+        """Make a dictionary whose weights are not drawn yet."""
+        super().__init__(settings, widths)
+        self.register_buffer("centre", torch.zeros(self.d_model))
+        self.W_enc.requires_grad_(False)
+        self.b_enc.requires_grad_(False)
+
+    @torch.no_grad()
+    def initialise(self, sample: Tensor, generator: torch.Generator) -> None:
+        """Also keep the mean, for good."""
+        super().initialise(sample, generator)
+        self.centre.copy_(self.b_dec)
+
+    def _centred(self, scaled: Tensor) -> Tensor:
+        return scaled - self.centre

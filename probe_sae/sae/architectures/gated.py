@@ -65,23 +65,26 @@ class GatedSAE(DenseSAE):
         """Also begin with gates of which 2 k open on a row, on average."""
         super().initialise(sample, generator)
         if not self.settings.coefficient:
-            self.b_enc.fill_(-self._quantile(sample, min(self.features, 2 * self.settings.k)))
+            wanted = min(self.features, 2 * self.settings.k)
+            self.b_enc.fill_(-max(0.0, self._quantile(sample, wanted)))
 
     def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
         """See `SAE.step`."""
         target = self._scaled(rows)
-        gate = self._pre(target)
-        codes = self._gated(gate)
-        x_hat = self._reconstruct(codes)
-        open_ = gate.relu()
-        by_gate = self._written(open_, frozen=True)
-        error = (target - x_hat).square().sum() + (target - by_gate).square().sum()
+
+        def compute(rows: Tensor) -> tuple[Tensor, ...]:
+            gate = self._pre(rows)
+            codes, open_ = self._gated(gate), gate.relu()
+            missed = (rows - self._written(open_, frozen=True)).square().sum()
+            return self._reconstruct(codes), missed, open_.sum(), (codes.detach() > 0).sum(0)
+
+        x_hat, missed, opened, fired = self._by_rows(compute, target)
+        error = (target - x_hat).square().sum() + missed
         coefficient = self.coefficient
         if self.settings.coefficient:
             coefficient = coefficient * warm_up(share)
-        penalty = open_.sum() / (len(target) * self.variance.sqrt())
+        penalty = opened / (len(target) * self.variance.sqrt())
         loss = error / (len(target) * self.variance) + coefficient * penalty
-        fired = (codes.detach() > 0).sum(0)
         return Step(loss, target, x_hat, fired, {"coefficient": float(coefficient)})
 
     def before_update(self) -> None:
@@ -98,15 +101,21 @@ class GatedSAE(DenseSAE):
             follow(self.coefficient, step.l0, self.settings.k)
 
     @torch.no_grad()
-    def resample(self, rows: Tensor, dead: Tensor, generator: torch.Generator) -> bool:
+    def resample(self, rows: Tensor, dead: Tensor, generator: torch.Generator) -> tuple[str, ...]:
         """See `resampling.resample`; not for deep dictionaries."""
         if not self.is_linear:
-            return False
+            return ()
         x = self._scaled(rows)
         error = (x - self._reconstruct(self._codes(x))).square().sum(1)
         resample((self.W_enc, self.b_enc, self.W_dec), x - self.b_dec, error, dead, generator)
         self.r_mag[dead], self.b_mag[dead] = 0.0, 0.0
-        return True
+        return "W_enc", "b_enc", "W_dec", "r_mag", "b_mag"
+
+    @torch.no_grad()
+    def finish(self, rows: Tensor) -> None:
+        """Shift all gates, where k is steered to, so that k of them open on a row of `rows`."""
+        if not self.settings.coefficient:
+            self.b_enc.sub_(self._quantile(rows, self.settings.k))
 
     def _gated(self, gate: Tensor) -> Tensor:
         """Return codes from the gates' pre-activations, [rows, features]."""

@@ -78,22 +78,26 @@ class JumpReLUSAE(DenseSAE):
     def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
         """See `SAE.step`."""
         target = self._scaled(rows)
-        pre = self._pre(target)
-        kind, width = self.settings.penalty, float(self.bandwidth)
-        codes = jump(pre, self.threshold, width, through=kind == "tanh")
-        x_hat = self._reconstruct(codes)
+        through, width = self.settings.penalty == "tanh", float(self.bandwidth)
+        silent = dead if dead is not None else torch.zeros(0, dtype=torch.int64)
+
+        def compute(rows: Tensor) -> tuple[Tensor, ...]:
+            pre = self._pre(rows)
+            codes = jump(pre, self.threshold, width, through=through)
+            below = (self.threshold[silent] - pre[:, silent]).relu().sum()
+            with torch.no_grad():
+                fired = (codes > 0).sum(0)
+                window = ((pre - self.threshold).abs() < width / 2).sum(0)
+            return self._reconstruct(codes), self._cost(pre, codes), below, fired, window
+
+        x_hat, cost, below, fired, window = self._by_rows(compute, target)
         loss = (target - x_hat).square().sum() / (len(target) * self.variance)
-        loss = loss + self._penalty(pre, codes, share)
-        if dead is not None and len(dead) and self.settings.dead_coefficient:
-            below = (self.threshold[dead] - pre[:, dead]).relu().sum() / len(target)
-            loss = loss + self.settings.dead_coefficient * below / self.variance.sqrt()
-        with torch.no_grad():
-            fired = (codes > 0).sum(0)
-            window = (pre - self.threshold).abs() < width / 2
-            notes = {
-                "threshold": float(self.threshold.mean()),
-                "in_window": float(window.any(0).double().mean()),
-            }
+        loss = loss + self._penalty(cost / len(target), share)
+        loss = loss + self.settings.dead_coefficient * below / len(target) / self.variance.sqrt()
+        notes = {
+            "threshold": float(self.threshold.detach().mean()),
+            "in_window": float((window > 0).double().mean()),
+        }
         return Step(loss, target, x_hat, fired, notes)
 
     def constrain(self) -> None:
@@ -117,17 +121,18 @@ class JumpReLUSAE(DenseSAE):
         """Let thresholds move faster: they have to go furthest."""
         return {"threshold": 10.0}
 
-    def _penalty(self, pre: Tensor, codes: Tensor, share: float) -> Tensor:
-        kind = self.settings.penalty
-        weight = self.settings.coefficient or (4.0 if kind == "target" else 2e-3)
+    def _cost(self, pre: Tensor, codes: Tensor) -> Tensor:
+        """Return what the penalty counts, summed over rows."""
+        if self.settings.penalty == "tanh":
+            return (4 * codes * self.W_dec.norm(dim=1)).tanh().sum()
+        return step_count(pre, self.threshold, float(self.bandwidth))
+
+    def _penalty(self, cost: Tensor, share: float) -> Tensor:
+        """Return the penalty from what it counts on a row, on average."""
+        aimed = self.settings.penalty == "target"
+        weight = self.settings.coefficient or (4.0 if aimed else 2e-3)
         weight = weight * warm_up(share)
-        if kind == "tanh":
-            lengths = self.W_dec.norm(dim=1)
-            return weight * (4 * codes * lengths).tanh().sum() / len(pre)
-        l0 = step_count(pre, self.threshold, float(self.bandwidth)) / len(pre)
-        if kind == "step":
-            return weight * l0
-        return weight * (l0 / self.settings.k - 1).square()
+        return weight * ((cost / self.settings.k - 1).square() if aimed else cost)
 
     def _codes(self, scaled: Tensor) -> SparseCodes:
         return self._over(scaled, self.threshold.detach())

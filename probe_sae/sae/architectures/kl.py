@@ -65,6 +65,7 @@ class KLSAE(DenseSAE):
     """See `KL`."""
 
     settings: KL
+    normalises_behind: ClassVar[bool] = True
 
     @torch.no_grad()
     def initialise(self, sample: Tensor, generator: torch.Generator) -> None:
@@ -98,12 +99,15 @@ class KLSAE(DenseSAE):
     def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
         """See `SAE.step`."""
         target = self._scaled(rows)
-        codes = self._pre(target).sigmoid()
-        x_hat = self._reconstruct(codes)
-        mean = codes.mean(0)
+
+        def compute(rows: Tensor) -> tuple[Tensor, ...]:
+            codes = self._pre(rows).sigmoid()
+            return self._reconstruct(codes), codes.sum(0), self.fires(codes.detach()).sum(0)
+
+        x_hat, total, fired = self._by_rows(compute, target)
+        mean = total / len(target)
         divergence = kl_divergence(self.settings.rho, mean).sum()
         loss = (target - x_hat).square().mean() + self.settings.beta * divergence
-        fired = self.fires(codes.detach()).sum(0)
         return Step(loss, target, x_hat, fired, {"mean_activation": float(mean.detach().mean())})
 
     def _codes(self, scaled: Tensor) -> SparseCodes:

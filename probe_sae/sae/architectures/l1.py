@@ -69,19 +69,23 @@ class L1SAE(DenseSAE):
         """Also begin with biases that let 2 k features of a row fire, on average."""
         super().initialise(sample, generator)
         if self.settings.activation == "relu" and not self.settings.coefficient:
-            self.b_enc.fill_(-self._quantile(sample, min(self.features, 2 * self.settings.k)))
+            wanted = min(self.features, 2 * self.settings.k)
+            self.b_enc.fill_(-max(0.0, self._quantile(sample, wanted)))
 
     def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
         """See `SAE.step`."""
         target = self._scaled(rows)
-        codes = self._activations(self._pre(target))
-        x_hat = self._reconstruct(codes)
+
+        def compute(rows: Tensor) -> tuple[Tensor, ...]:
+            codes = self._activations(self._pre(rows))
+            return self._reconstruct(codes), codes.sum(0), self.fires(codes.detach()).sum(0)
+
+        x_hat, total, fired = self._by_rows(compute, target)
         error = (target - x_hat).square().sum() / (len(target) * self.variance)
-        weighted = codes.abs().sum(0) @ self._lengths() / (len(target) * self.variance.sqrt())
+        weighted = total @ self._lengths() / (len(target) * self.variance.sqrt())
         coefficient = self.coefficient
         if self.settings.coefficient:
             coefficient = coefficient * warm_up(share)
-        fired = self.fires(codes.detach()).sum(0)
         notes = {"coefficient": float(coefficient)}
         return Step(error + coefficient * weighted, target, x_hat, fired, notes)
 
@@ -101,14 +105,14 @@ class L1SAE(DenseSAE):
             follow(self.coefficient, step.l0, self.settings.k)
 
     @torch.no_grad()
-    def resample(self, rows: Tensor, dead: Tensor, generator: torch.Generator) -> bool:
+    def resample(self, rows: Tensor, dead: Tensor, generator: torch.Generator) -> tuple[str, ...]:
         """See `resampling.resample`; not for deep dictionaries."""
         if not self.is_linear or self.settings.activation != "relu":
-            return False
+            return ()
         x = self._scaled(rows)
         error = (x - self._reconstruct(self._codes(x))).square().sum(1)
         resample((self.W_enc, self.b_enc, self.W_dec), x - self.b_dec, error, dead, generator)
-        return True
+        return "W_enc", "b_enc", "W_dec"
 
     def finish(self, rows: Tensor) -> None:
         """Bring directions to length 1."""
@@ -116,10 +120,11 @@ class L1SAE(DenseSAE):
             self._fold_norms(self.W_enc, self.b_enc)
 
     def _lengths(self) -> Tensor:
-        """Return what activations of each feature cost, [features]."""
-        if self.settings.unit_norm or not self.is_linear:
-            return torch.ones_like(self.b_enc)
-        return self.W_dec.norm(dim=1)
+        """Return what activations of each feature cost, [features].
+
+        Without the lengths, small activations behind long rows of W_dec would cost nothing.
+        """
+        return torch.ones_like(self.b_enc) if self.settings.unit_norm else self.W_dec.norm(dim=1)
 
     def _activations(self, pre: Tensor) -> Tensor:
         return pre.relu() if self.settings.activation == "relu" else pre.sigmoid()

@@ -51,6 +51,11 @@ class TranscoderSAE(BatchTopKSAE):
         skip = nn.Parameter(torch.zeros(self.d_out, self.d_model)) if self.settings.skip else None
         self.register_parameter("W_skip", skip)
 
+    @property
+    def is_autoencoder(self) -> bool:
+        """It reconstructs another site."""
+        return False
+
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows of the first and of the second site.
 
