@@ -172,10 +172,11 @@ class Learner:
         """Take the running statistics of batch norm anew: they were those of other weights."""
         norms = [m for m in self.sae.modules() if isinstance(m, torch.nn.BatchNorm1d)]
         momenta = [norm.momentum for norm in norms]
-        for norm in norms:
+        batches = [b for b in rows.split(self._trainer.batch_size) if len(b) > 1 and norms]
+        for norm in norms if batches else ():
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
-        for batch in rows.split(self._trainer.batch_size) if norms else ():
+        for batch in batches:
             self.sae.train()(self.sae.split(batch)[0])
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -201,12 +201,6 @@ def test_running_statistics_belong_to_the_weights_that_are_averaged() -> None:
     assert as_returned < 1.5 * by_batch
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="Learner._count_again gives batch norm the remainder of the unseen rows as a batch of"
-    " its own: where it is one row, the run ends with an error",
-)
 def test_a_last_unseen_row_that_comes_alone_is_no_error() -> None:
     settings = KL(features=24, hidden=(16,), batch_norm=True)
     trainer = TrainSettings(rows=1000, batch_size=256, ema=0.9)
