@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +30,8 @@ class Dense(Settings):
     hidden: tuple[int, ...] = ()
     """Widths of layers between rows and features, and in reverse between features and rows."""
     batch_norm: bool = False
-    """Normalise every hidden layer over the batch; behind the features only for `kl`, since it
-    would undo what a penalty does to their strengths."""
+    """Normalise hidden layers before the features over the batch; behind them it would undo what a
+    penalty does to their strengths."""
     between: str = "relu"
     """Activation of hidden layers: relu, sigmoid, tanh."""
     output: str = "linear"
@@ -59,8 +58,6 @@ class DenseSAE(SAE, ABC):
     """
 
     settings: Dense
-    normalises_behind: ClassVar[bool] = False
-    """Whether batch norm may stand behind the features."""
     W_enc: nn.Parameter
     """[features, width of the last hidden layer or d_model]"""
     b_enc: nn.Parameter
@@ -86,23 +83,19 @@ class DenseSAE(SAE, ABC):
         if settings.hidden:
             self.b_code = nn.Parameter(torch.zeros(path[-1]))
             *inner, last = pairwise(reversed(path))
-            is_normalised = settings.batch_norm and self.normalises_behind
-            back = [*self._after(path[-1], is_normalised)]
+            between = _BETWEEN[settings.between]
+            back = [between()]
             for before, width in inner:
-                back += [nn.Linear(before, width), *self._after(width, is_normalised)]
+                back += [nn.Linear(before, width), between()]
             back.append(nn.Linear(*last, bias=False))
         self.decoder = nn.Sequential(*back)
 
     def _layers(self, path: tuple[int, ...]) -> list[nn.Module]:
         layers: list[nn.Module] = []
         for before, width in pairwise(path):
-            layers += [nn.Linear(before, width), *self._after(width, self.settings.batch_norm)]
+            norm = [nn.BatchNorm1d(width)] if self.settings.batch_norm else []
+            layers += [nn.Linear(before, width), *norm, _BETWEEN[self.settings.between]()]
         return layers
-
-    def _after(self, width: int, is_normalised: bool) -> list[nn.Module]:
-        """Return what follows a linear layer."""
-        norm = [nn.BatchNorm1d(width)] if is_normalised else []
-        return [*norm, _BETWEEN[self.settings.between]()]
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -172,8 +165,7 @@ class DenseSAE(SAE, ABC):
         if frozen:
             W_dec, b_dec = W_dec.detach(), b_dec.detach()
             b_code = None if b_code is None else b_code.detach()
-            # Buffers as well, so that batch norm's statistics are of the codes alone.
-            layers = {n: t.detach().clone() for n, t in self.decoder.state_dict().items()}
+            layers = {name: weight.detach() for name, weight in self.decoder.named_parameters()}
         if isinstance(codes, SparseCodes):
             written = sparse.decode(codes, W_dec)
         else:

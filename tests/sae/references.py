@@ -245,13 +245,12 @@ def _written(q: Problem, codes: Tensor, *, frozen: bool = False) -> Tensor:
     p = {name: t.detach() for name, t in q.p.items()} if frozen else q.p
     inner = Problem(q.settings, q.widths, p, q.rows, q.dead, q.share, q.running)
     h, hidden = codes @ p["W_dec"], len(q.settings.hidden)
-    behind = q.settings.batch_norm and q.settings.arch == "kl"  # nowhere where it undoes a penalty
     if hidden:
         h = h + p["b_code"]
     for i in range(hidden):
-        at = i * (2 + behind)
-        h = _after(inner, h, f"decoder.{at}", is_normalised=behind)
-        at += 1 + behind
+        at = i * 2
+        h = _after(inner, h, f"decoder.{at}", is_normalised=False)
+        at += 1
         h = h @ p[f"decoder.{at}.weight"].T
         if i < hidden - 1:
             h = h + p[f"decoder.{at}.bias"]

@@ -65,7 +65,6 @@ class KLSAE(DenseSAE):
     """See `KL`."""
 
     settings: KL
-    normalises_behind: ClassVar[bool] = True
 
     @torch.no_grad()
     def initialise(self, sample: Tensor, generator: torch.Generator) -> None:
