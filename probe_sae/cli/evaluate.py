@@ -55,4 +55,7 @@ def evaluate_command(
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_shown(entry)}" for name, entry in value.items())
+    if isinstance(value, list):
+        first = ", ".join(_shown(entry) for entry in value[:8])
+        return first + (f", ... ({len(value)} in all)" if len(value) > 8 else "")
     return f"{value:.5g}" if isinstance(value, float) else str(value)

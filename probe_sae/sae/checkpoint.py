@@ -100,10 +100,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FormatError(f"{path} cannot be read: {problem}") from problem
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise FormatError(f"{path} is not the config of a dictionary of probe_sae.")
-    if config.get("version") != VERSION:
+    version = config.get("version")
+    if version != VERSION:
+        older = isinstance(version, int) and version < VERSION
         raise FormatError(
-            f"{folder} is a dictionary of version {config.get('version')}; this probe_sae reads "
-            f"version {VERSION}. Update probe_sae."
+            f"{folder} is a dictionary of version {version}; this probe_sae reads version "
+            f"{VERSION}. {'Train it again' if older else 'Update probe_sae'}."
         )
     return config
 

@@ -192,7 +192,7 @@ class Training:
         """Begin, with scales and means from a sample."""
         self._stream, self._unseen, self._trainer, self._device = stream, unseen, trainer, device
         sample = stream.sample(SAMPLE_ROWS)
-        for rows in (sample, unseen.sample(SAMPLE_ROWS)):
+        for rows in (sample,) if unseen is stream else (sample, unseen.sample(SAMPLE_ROWS)):
             if message := name_bad_rows(rows, 0, None, "of a sample"):
                 raise SettingsError(message)
         if not bool(sample.any()):

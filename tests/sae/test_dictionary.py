@@ -217,7 +217,8 @@ def _config(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 9}, "version 9"),
+        ({"version": 9}, "version 9.*Update probe_sae"),
+        ({"version": 1}, "version 1.*Train it again"),
         ({"format": "x"}, "not the config"),
         ({"arch": "nonsense"}, "no architecture"),
         ({"widths": [11]}, "is \\["),
