@@ -135,7 +135,7 @@ def test_mnist_is_read_from_a_folder(data_folder: Path, tmp_path: Path) -> None:
 
 
 def test_every_shipped_recipe_says_what_it_is() -> None:
-    assert set(recipe_names()) == {"stdlib", "digits", "mnist"}
+    assert set(recipe_names()) == {"stdlib", "digits", "mnist", "mnist_test"}
     assert all(recipe_names().values())
 
 
