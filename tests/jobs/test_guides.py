@@ -38,7 +38,7 @@ def test_classic_autoencoders_run_as_the_guide_has_them(
     given = os.environ.get("PROBE_SAE_DATA")
     raw = jobs("autoencoders")[name]
     job_from(raw, "guide")
-    if given is None:
+    if not given:
         pytest.skip("PROBE_SAE_DATA is not set")
     if "CNN" not in name and not request.config.getoption("--long"):
         pytest.skip("with --long")
