@@ -15,6 +15,7 @@ from probe_sae.errors import SettingsError
 from probe_sae.sae import sparse
 from probe_sae.sae.chunks import by_rows
 from probe_sae.sae.dictionary import SAE
+from probe_sae.sae.resampling import resample
 from probe_sae.sae.settings import Settings, check_choice
 from probe_sae.sae.sparse import SparseCodes
 
@@ -186,6 +187,12 @@ class DenseSAE(SAE, ABC):
         self.W_dec.div_(lengths[:, None])
         for weight in per_feature:
             weight.mul_(lengths.view(-1, *(1 for _ in weight.shape[1:])))
+
+    def _begin_anew(self, rows: Tensor, dead: Tensor, generator: torch.Generator) -> None:
+        """Point dead features at badly reconstructed rows; for one matrix each way only."""
+        x = self._scaled(rows)
+        error = (x - self._reconstruct(self._codes(x))).square().sum(1)
+        resample((self.W_enc, self.b_enc, self.W_dec), x - self.b_dec, error, dead, generator)
 
     @torch.no_grad()
     def _unit_gradient(self) -> None:

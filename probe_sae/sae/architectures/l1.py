@@ -10,7 +10,6 @@ from probe_sae.sae import sparse
 from probe_sae.sae.architectures.target_l0 import follow, warm_up
 from probe_sae.sae.dense import Dense, DenseSAE
 from probe_sae.sae.dictionary import Step
-from probe_sae.sae.resampling import resample
 from probe_sae.sae.settings import check_choice, check_range
 from probe_sae.sae.sparse import SparseCodes
 
@@ -109,9 +108,7 @@ class L1SAE(DenseSAE):
         """See `resampling.resample`; not for deep dictionaries."""
         if not self.is_linear or self.settings.activation != "relu":
             return ()
-        x = self._scaled(rows)
-        error = (x - self._reconstruct(self._codes(x))).square().sum(1)
-        resample((self.W_enc, self.b_enc, self.W_dec), x - self.b_dec, error, dead, generator)
+        self._begin_anew(rows, dead, generator)
         return "W_enc", "b_enc", "W_dec"
 
     def finish(self, rows: Tensor) -> None:
