@@ -143,8 +143,8 @@ def _interrupts() -> Generator[list[int]]:
 def interrupts_wait() -> Generator[list[int]]:
     """Yield a list that grows with the first Ctrl-C or SIGTERM, for the block to act upon.
 
-    The block ends its step, puts its state on disk and raises KeyboardInterrupt. A second one does
-    not wait.
+    The block ends its step, puts its state on disk and raises KeyboardInterrupt; where one comes
+    too late for that, it is raised when the block is over. A second one does not wait.
     """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -164,6 +164,8 @@ def interrupts_wait() -> Generator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if seen:
+        raise KeyboardInterrupt
 
 
 def _worth_keeping(partial: Path, keep: str) -> bool:

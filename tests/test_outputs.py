@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from probe_sae.errors import OutputExists, ProbeSaeError
-from probe_sae.outputs import refuse_partial, whole_folder, write_whole
+from probe_sae.outputs import interrupts_wait, refuse_partial, whole_folder, write_whole
 
 
 def _interrupted(out: Path, *, keep: str) -> None:
@@ -105,3 +105,15 @@ def test_a_scheduler_that_ends_the_job_is_a_ctrl_c(tmp_path: Path) -> None:
     assert not reached
     assert (tmp_path / "out.partial" / "a.txt").exists()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupt_after_the_last_step_is_not_lost() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    reached: list[str] = []
+
+    with pytest.raises(KeyboardInterrupt), interrupts_wait() as asked:
+        reached += ["the last step"] * (not asked)
+        signal.raise_signal(signal.SIGINT)
+
+    assert reached == ["the last step"]
+    assert signal.getsignal(signal.SIGINT) is before

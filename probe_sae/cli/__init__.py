@@ -1,8 +1,10 @@
 """The command line: `probe-sae`, also `python -m probe_sae`."""
 
 import json
+import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 
 def main() -> None:
@@ -28,7 +30,21 @@ def main() -> None:
         sys.exit(2)
     if code == 130:  # typer turns Ctrl-C into this code and says nothing
         _complain("interrupted; what was finished before is as it was.")
+        _leave_at_once(code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End without taking the interpreter down.
+
+    By now everything of ours is closed. An interrupt may have come in the middle of an import or
+    of a library's thread, though, and taking such a library down can crash (seen once, as exit
+    code -11 after the message).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # whoever read it may be gone
+            stream.flush()
+    os._exit(code)
 
 
 def _complain(message: str) -> None:
