@@ -109,11 +109,8 @@ def test_a_scheduler_that_ends_the_job_is_a_ctrl_c(tmp_path: Path) -> None:
 
 def test_an_interrupt_after_the_last_step_is_not_lost() -> None:
     before = signal.getsignal(signal.SIGINT)
-    reached: list[str] = []
 
-    with pytest.raises(KeyboardInterrupt), interrupts_wait() as asked:
-        reached += ["the last step"] * (not asked)
+    with pytest.raises(KeyboardInterrupt), interrupts_wait():
         signal.raise_signal(signal.SIGINT)
 
-    assert reached == ["the last step"]
     assert signal.getsignal(signal.SIGINT) is before

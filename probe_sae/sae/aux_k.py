@@ -5,7 +5,6 @@ from functools import partial
 from torch import Tensor
 
 from probe_sae.sae import sparse
-from probe_sae.sae.sparse import SparseCodes
 
 
 def aux_k(x: Tensor, error: Tensor, dead: tuple[Tensor, Tensor, Tensor], wanted: int) -> Tensor:
@@ -27,6 +26,6 @@ def aux_k(x: Tensor, error: Tensor, dead: tuple[Tensor, Tensor, Tensor], wanted:
     W_enc, b_enc, W_dec = dead
     count = min(wanted, len(W_enc))
     codes = sparse.encode(x, W_enc, b_enc, partial(sparse.top_k, k=count))
-    explained = sparse.decode(SparseCodes(*codes), W_dec)
-    share = (error - explained).square().sum() / error.square().sum().clamp_min(1e-12)
+    _, left = sparse.squared_error(codes, W_dec, error.new_zeros(error.shape[1]), error)
+    share = left / error.square().sum().clamp_min(1e-12)
     return share * min(len(W_enc) / wanted, 1.0)

@@ -60,7 +60,11 @@ class DecoderSAE(SAE, ABC):
 
     def _centred(self, scaled: Tensor) -> Tensor:
         """Return what the encoder sees of scaled rows."""
-        return scaled - self.b_dec
+        return scaled - self._centre()
+
+    def _centre(self) -> Tensor:
+        """Return what is taken from scaled rows before they are encoded, [d_model]."""
+        return self.b_dec
 
     def _reconstruct(self, codes: Tensor | SparseCodes) -> Tensor:
         return self._sum(codes, self.W_dec) + self.b_dec

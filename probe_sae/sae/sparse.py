@@ -1,30 +1,21 @@
 """The sparse half of a step: after the top-k only rows x k entries are touched.
 
-`encode` and `decode` are differentiable; their gradients equal those of the dense formulas (tested
-against autograd in float64). A step costs one matrix product, the encoder's; both weight gradients
-are sums over entries sorted by feature.
+`encode`, `decode` and `squared_error` are differentiable; their gradients equal those of the dense
+formulas (tested against autograd in float64). A step costs one matrix product, the encoder's; both
+weight gradients are sums over entries sorted by feature.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag, linear
 
-CHUNK_ROWS = 512
-"""Rows encoded at once: their pre-activations stay near the cache and are never stored whole."""
-TYPICAL_ROWS = 64
-"""Rows from which BatchTopK guesses its threshold."""
+from probe_sae.sae.kernels import Flat, SparseCodes, in_rows, kernels_for
 
-
-class SparseCodes(NamedTuple):
-    """Codes of some rows, without their zeros; entries beyond a row's firings have value 0."""
-
-    values: Tensor
-    """[rows, width] activations; zero means "not firing"."""
-    indices: Tensor
-    """[rows, width] int64, the features they belong to."""
+TYPICAL_ROWS = 256
+"""Rows from which BatchTopK guesses its first threshold."""
+CAUTION = 0.97
+"""A guess is so much of the threshold that was right last time: too high costs another pass."""
 
 
 class Select(Protocol):
@@ -40,61 +31,39 @@ class PreActivations:
 
     def __init__(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> None:
         """Take `x` [rows, d_model], `W_enc` [features, d_model], `b_enc` [features]."""
-        self.x, self.W_enc, self.b_enc = x, W_enc, b_enc
+        self.x, self.W_enc, self.b_enc = x.detach(), W_enc.detach(), b_enc.detach()
         self.rows, self.features = len(x), len(W_enc)
+        self._kernels = kernels_for(self.W_enc, len(x))
 
     def top(self, count: int) -> SparseCodes:
-        """Return the `count` largest of each row, in no order."""
-        count = min(count, self.features)
-        parts = [
-            _linear(rows, self.W_enc, self.b_enc).topk(count, -1, sorted=False)
-            for rows in self.x.split(CHUNK_ROWS)
-        ]
-        return SparseCodes(
-            torch.cat([values for values, _ in parts]), torch.cat([i for _, i in parts])
-        )
+        """Return the `count` largest of each row, in no order; 0 where they are not positive."""
+        return self._kernels.top(self.x, self.W_enc, self.b_enc, min(count, self.features))
 
     def largest(self, count: int) -> SparseCodes:
-        """Return the `count` of largest magnitude of each row, in no order."""
-        count, parts = min(count, self.features), list[SparseCodes]()
-        for rows in self.x.split(CHUNK_ROWS):
-            pre = _linear(rows, self.W_enc, self.b_enc)
-            indices = pre.abs().topk(count, -1, sorted=False).indices
-            parts.append(SparseCodes(pre.gather(1, indices), indices))
-        values, indices = (torch.cat(column) for column in zip(*parts, strict=True))
-        return SparseCodes(values, indices)
+        """Return the `count` of largest magnitude of each row, in no order, with their signs."""
+        count = min(count, self.features)
+        up, down = self.top(count), self._kernels.top(self.x, -self.W_enc, -self.b_enc, count)
+        both = torch.cat([up.values, -down.values], 1)
+        chosen = both.abs().topk(count, -1, sorted=False).indices
+        indices = torch.cat([up.indices, down.indices], 1)
+        return SparseCodes(both.gather(1, chosen), indices.gather(1, chosen))
 
-    def over(self, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rows, features and values of all over their feature's threshold, [features].
+    def over(self, limits: Tensor) -> Flat:
+        """Return all over their feature's limit, [features], sorted by row."""
+        return self._kernels.over(self.x, self.W_enc, self.b_enc, limits)
 
-        Flat lists, sorted by row. Thresholds are not negative.
-        """
-        return self._chosen(lambda pre: pre > thresholds)
-
-    def at_least(self, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rows, features and values of all that are positive and reach `threshold`.
-
-        Flat lists, sorted by row.
-        """
-        return self._chosen(lambda pre: pre >= threshold if threshold > 0 else pre > 0)
-
-    def _chosen(self, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for start in range(0, self.rows, CHUNK_ROWS):
-            pre = _linear(self.x[start : start + CHUNK_ROWS], self.W_enc, self.b_enc)
-            rows, features = choose(pre).nonzero(as_tuple=True)
-            parts.append((rows + start, features, pre[rows, features]))
-        if not parts:
-            none = torch.zeros(0, dtype=torch.int64, device=self.x.device)
-            return none, none, self.x.new_zeros(0)
-        rows, features, values = (torch.cat(column) for column in zip(*parts, strict=True))
-        return rows, features, values
+    def at_least(self, threshold: float) -> Flat:
+        """Return all that are positive and reach `threshold`, sorted by row."""
+        limit = torch.full((), threshold, dtype=self.x.dtype, device=self.x.device)
+        below = torch.nextafter(limit, limit.new_full((), -torch.inf)) if threshold > 0 else limit
+        return self.over(below.clamp_min(0).expand(self.features))
 
     def typical(self, k: float) -> float:
         """Return the value that about k pre-activations of a row reach, from a few rows; or 0."""
-        pre = _linear(self.x[:TYPICAL_ROWS], self.W_enc, self.b_enc).flatten()
-        below = pre.numel() - round(min(self.rows, TYPICAL_ROWS) * k)
-        return max(0.0, float(pre.kthvalue(max(1, below)).values)) if len(pre) else 0.0
+        few = PreActivations(self.x[:TYPICAL_ROWS], self.W_enc, self.b_enc)
+        values = few.top(max(1, round(2 * k))).values.flatten()
+        below = len(values) - round(few.rows * k)
+        return float(values.kthvalue(max(1, below)).values) if len(values) else 0.0
 
 
 def top_k(pre_activations: PreActivations, k: int) -> SparseCodes:
@@ -102,8 +71,7 @@ def top_k(pre_activations: PreActivations, k: int) -> SparseCodes:
 
     Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
     """
-    values, indices = pre_activations.top(k)
-    return SparseCodes(values.relu_(), indices)
+    return pre_activations.top(k)
 
 
 def signed_top_k(pre_activations: PreActivations, k: int) -> SparseCodes:
@@ -111,23 +79,39 @@ def signed_top_k(pre_activations: PreActivations, k: int) -> SparseCodes:
     return pre_activations.largest(k)
 
 
-def batch_top_k(pre_activations: PreActivations, k: float) -> SparseCodes:
+class BatchTopKSelect:
     """Keep the rows * k largest positive pre-activations of the whole batch, exactly.
 
-    A guess from the first rows, taken low, finds the candidates in one pass; only where it was too
-    high are the rows encoded again.
+    The threshold of the batch before is a guess that finds the candidates in one pass; only where
+    it is too high are the rows encoded again. What is chosen does not depend on the guess.
 
     Source: Bussmann et al. 2024, "BatchTopK sparse autoencoders".
     """
-    wanted = round(pre_activations.rows * k)
-    guess = 0.7 * pre_activations.typical(k)
-    rows, features, values = pre_activations.at_least(guess)
-    if guess > 0 and len(values) < wanted:
-        rows, features, values = pre_activations.at_least(0.0)
-    if len(values) > wanted:
-        kept = _largest(values, wanted)
-        rows, features, values = rows[kept], features[kept], values[kept]
-    return in_rows(rows, features, values, pre_activations.rows)
+
+    def __init__(self, k: float) -> None:
+        """Take the mean number of firings of a row."""
+        self._k, self._guess = k, float("nan")
+
+    def __call__(self, pre_activations: PreActivations) -> SparseCodes:
+        """Return the codes of a batch."""
+        wanted = round(pre_activations.rows * self._k)
+        guess = self._guess
+        if not 0 < guess < float("inf"):
+            guess = 0.8 * pre_activations.typical(self._k)
+        found = pre_activations.at_least(guess)
+        while guess > 0 and len(found.values) < wanted:
+            guess = 0.8 * guess if 2 * len(found.values) > wanted else 0.0
+            found = pre_activations.at_least(guess)
+        if len(found.values) > wanted:
+            kept = _largest(found.values, wanted)
+            found = Flat(*(column[kept] for column in found))
+        self._guess = CAUTION * float(found.values.min()) if len(found.values) else float("nan")
+        return in_rows(found, pre_activations.rows)
+
+
+def batch_top_k(pre_activations: PreActivations, k: float) -> SparseCodes:
+    """Return what `BatchTopKSelect` chooses of a batch alone."""
+    return BatchTopKSelect(k)(pre_activations)
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
@@ -144,12 +128,12 @@ def _largest(values: Tensor, count: int) -> Tensor:
 
 def above(pre_activations: PreActivations, threshold: float) -> SparseCodes:
     """Keep every positive pre-activation that is at least `threshold`."""
-    return in_rows(*pre_activations.at_least(threshold), pre_activations.rows)
+    return in_rows(pre_activations.at_least(threshold), pre_activations.rows)
 
 
 def over(pre_activations: PreActivations, thresholds: Tensor) -> SparseCodes:
     """Keep every pre-activation that is over its feature's threshold, [features], none negative."""
-    return in_rows(*pre_activations.over(thresholds), pre_activations.rows)
+    return in_rows(pre_activations.over(thresholds), pre_activations.rows)
 
 
 def all_of(values: Tensor) -> SparseCodes:
@@ -158,37 +142,43 @@ def all_of(values: Tensor) -> SparseCodes:
     return SparseCodes(values, places.expand(len(values), -1))
 
 
-def _linear(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
-    """Return x @ W_enc.T + b_enc; in the weights' precision, whatever autocast multiplies in."""
-    return linear(x, W_enc, b_enc).to(W_enc.dtype)
-
-
-def in_rows(rows: Tensor, features: Tensor, values: Tensor, count: int) -> SparseCodes:
-    """Return flat lists, sorted by row, as [rows, width] with zeros at the end of short rows."""
-    lengths = torch.bincount(rows, minlength=count)
-    width = max(1, int(lengths.max())) if count else 1
-    starts = lengths.cumsum(0) - lengths
-    place = rows * width + torch.arange(len(rows), device=rows.device) - starts[rows]
-    laid, indices = values.new_zeros(count * width), features.new_zeros(count * width)
-    laid[place], indices[place] = values, features
-    return SparseCodes(laid.view(count, width), indices.view(count, width))
-
-
-def encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> SparseCodes:
-    """Return the chosen codes of `x`, differentiable in `x`, `W_enc` and `b_enc`.
+def encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select, centre: Tensor | None = None
+) -> SparseCodes:
+    """Return the chosen codes of `x - centre`, differentiable in all of them.
 
     Args:
-        x: [rows, d_model], the encoder's input.
+        x: [rows, d_model].
         W_enc: [features, d_model].
         b_enc: [features].
         select: chooses the firings, such as `top_k`.
+        centre: [d_model] what is taken from all rows; nothing by default. Its gradient costs less
+            than that of `x`: what all rows add up to is known from that of `b_enc`.
     """
-    return SparseCodes(*_Encode.apply(x, W_enc, b_enc, select))  # type: ignore[misc]
+    return SparseCodes(*_Encode.apply(x, W_enc, b_enc, centre, select))  # type: ignore[misc]
 
 
 def decode(codes: SparseCodes, W_dec: Tensor) -> Tensor:
     """Return the sum of the firing features' decoder rows, [rows, d_model]; differentiable."""
     return _Decode.apply(codes.values, codes.indices, W_dec)  # type: ignore[return-value]
+
+
+def squared_error(
+    codes: SparseCodes, W_dec: Tensor, bias: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return x_hat = `decode(codes, W_dec) + bias` and sum((x_hat - target)^2); differentiable.
+
+    Faster than the formulas: errors and the gradient of the codes come of one pass.
+
+    Args:
+        codes: of some rows.
+        W_dec: [features, d].
+        bias: [d].
+        target: [rows, d].
+    """
+    return _SquaredError.apply(  # type: ignore[return-value]
+        codes.values, codes.indices, W_dec, bias, target
+    )
 
 
 def to_dense(codes: SparseCodes, features: int) -> Tensor:
@@ -197,46 +187,12 @@ def to_dense(codes: SparseCodes, features: int) -> Tensor:
     return dense.scatter_add(1, codes.indices, codes.values)
 
 
-class _Entries(NamedTuple):
-    """The firings of a batch as flat lists."""
-
-    rows: Tensor
-    features: Tensor
-    places: Tensor
-    """Where each entry lies in the flattened [rows, width]."""
-
-    @classmethod
-    def of(cls, values: Tensor, indices: Tensor) -> "_Entries":
-        places = values.flatten().nonzero().squeeze(1)
-        return cls(places // values.shape[1], indices.flatten()[places], places)
-
-    def offsets(self, rows: int) -> Tensor:
-        """Return where the entries of each row start, [rows]."""
-        return _starts(self.rows, rows)
-
-
-def _starts(sorted_ids: Tensor, count: int) -> Tensor:
-    """Return where each id starts in a sorted list of ids, [count]."""
-    counts = torch.bincount(sorted_ids, minlength=count)
-    return counts.cumsum(0) - counts
-
-
-def _sum_by_feature(entries: _Entries, weights: Tensor, rows: Tensor, features: int) -> Tensor:
-    """Return, for each feature, the weighted sum of the rows on which it fires, [features, d]."""
-    order = entries.features.to(torch.int32).argsort()
-    by_feature = entries.features[order]
-    return embedding_bag(
-        entries.rows[order],
-        rows,
-        _starts(by_feature, features),
-        mode="sum",
-        per_sample_weights=weights[order],
-    )
-
-
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> Any:
+    def forward(
+        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, select: Select
+    ) -> Any:
+        x = x if centre is None else x - centre
         codes = select(PreActivations(x, W_enc, b_enc))
         ctx.save_for_backward(x, W_enc, codes.values, codes.indices)
         ctx.mark_non_differentiable(codes.indices)
@@ -245,43 +201,67 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, W_enc, values, indices = ctx.saved_tensors
-        entries = _Entries.of(values, indices)
-        weights = grads[0].flatten()[entries.places]
-        grad_x = None
+        features, codes = len(W_enc), SparseCodes(values, indices)
+        kernels = kernels_for(W_enc, len(x))
+        slopes = torch.where(values != 0, grads[0], 0)
+        grad_b = slopes.new_zeros(features).index_add_(0, indices.flatten(), slopes.flatten())
+        grad_W = grad_x = grad_centre = None
+        if ctx.needs_input_grad[1]:
+            grad_W = kernels.sums_by_feature(codes, slopes, x, features)
         if ctx.needs_input_grad[0]:
-            grad_x = embedding_bag(
-                entries.features,
-                W_enc,
-                entries.offsets(len(x)),
-                mode="sum",
-                per_sample_weights=weights,
-            )
-        grad_W = _sum_by_feature(entries, weights, x, len(W_enc))
-        grad_b = weights.new_zeros(len(W_enc)).index_add_(0, entries.features, weights)
-        return grad_x, grad_W, grad_b, None
+            grad_x = kernels.weighted_sums(SparseCodes(slopes, indices), W_enc)
+        if ctx.needs_input_grad[3]:
+            grad_centre = -(grad_b @ W_enc)
+        return grad_x, grad_W, grad_b, grad_centre, None
 
 
 class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
-        entries = _Entries.of(values, indices)
-        ctx.save_for_backward(values, W_dec, *entries)
-        return embedding_bag(
-            entries.features,
-            W_dec,
-            entries.offsets(len(values)),
-            mode="sum",
-            per_sample_weights=values.flatten()[entries.places],
-        )
+        ctx.save_for_backward(values, indices, W_dec)
+        return kernels_for(W_dec, len(values)).weighted_sums(SparseCodes(values, indices), W_dec)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        values, W_dec, *parts = ctx.saved_tensors
-        grad, entries = grads[0].contiguous(), _Entries(*parts)
-        dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad, W_dec, entries.features, entries.offsets(len(values)), entries.rows, 0
+        values, indices, W_dec = ctx.saved_tensors
+        codes, kernels = SparseCodes(values, indices), kernels_for(W_dec, len(values))
+        grad_W = None
+        if ctx.needs_input_grad[2]:
+            grad_W = kernels.sums_by_feature(codes, values, grads[0], len(W_dec))
+        return kernels.dots(codes, W_dec, grads[0]), None, grad_W
+
+
+class _SquaredError(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, bias: Tensor, target: Tensor
+    ) -> Any:
+        found = kernels_for(W_dec, len(target)).errors(
+            SparseCodes(values, indices), W_dec, bias, target
         )
-        grad_values = values.new_zeros(values.numel()).index_put_((entries.places,), dots)
-        kept = values.flatten()[entries.places]
-        grad_W = _sum_by_feature(entries, kept, grad, len(W_dec))
-        return grad_values.view_as(values), None, grad_W
+        ctx.save_for_backward(values, indices, W_dec, found.error, found.dots)
+        ctx.set_materialize_grads(False)
+        error = found.error.flatten()
+        return found.x_hat, error.dot(error)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        values, indices, W_dec, error, dots = ctx.saved_tensors
+        codes, kernels = SparseCodes(values, indices), kernels_for(W_dec, len(error))
+        of_x_hat, of_sum = grads
+        if of_x_hat is None:
+            # all is proportional to the error: the factor goes where there is least to multiply
+            scale, slope = 2 * of_sum, error
+            grad_values = dots * scale
+        else:
+            scale = torch.ones((), dtype=error.dtype, device=error.device)
+            slope = of_x_hat if of_sum is None else of_x_hat + 2 * of_sum * error
+            grad_values = kernels.dots(codes, W_dec, slope)
+        grad_W = grad_bias = grad_target = None
+        if ctx.needs_input_grad[2]:
+            grad_W = kernels.sums_by_feature(codes, values * scale, slope, len(W_dec))
+        if ctx.needs_input_grad[3]:
+            grad_bias = slope.sum(0) * scale
+        if ctx.needs_input_grad[4] and of_sum is not None:
+            grad_target = -2 * of_sum * error
+        return grad_values, None, grad_W, grad_bias, grad_target

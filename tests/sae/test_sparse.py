@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from probe_sae.sae import sparse
+from probe_sae.sae.kernels import reference
 from probe_sae.sae.sparse import PreActivations, SparseCodes
 
 ROWS, D_MODEL, FEATURES, K = 40, 12, 50, 4
@@ -125,7 +126,7 @@ def test_rows_in_chunks_equal_rows_at_once(
 ) -> None:
     x, W_enc, b_enc, _ = (w.detach() for w in weights)
     whole = PreActivations(x, W_enc, b_enc).top(K).values
-    monkeypatch.setattr(sparse, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(reference, "CHUNK_ROWS", 7)
 
     parts = PreActivations(x, W_enc, b_enc).top(K).values
 

@@ -38,6 +38,7 @@ class BatchTopKSAE(TopKSAE):
         """Make a dictionary whose weights are not drawn yet."""
         super().__init__(settings, widths)
         self.register_buffer("threshold", torch.full((), float("nan")))
+        self._batch_select = sparse.BatchTopKSelect(settings.k)
 
     @torch.no_grad()
     def finish(self, rows: Tensor) -> None:
@@ -47,10 +48,10 @@ class BatchTopKSAE(TopKSAE):
         self.threshold.copy_(fired.min() if len(fired) else torch.tensor(float("inf")))
 
     def _select(self) -> sparse.Select:
-        return partial(sparse.batch_top_k, k=self.settings.k)
+        return self._batch_select
 
     def _codes(self, scaled: Tensor) -> SparseCodes:
         select = self._select()
         if not torch.isnan(self.threshold):
             select = partial(sparse.above, threshold=float(self.threshold))
-        return sparse.encode(self._centred(scaled), self.W_enc, self.b_enc, select)
+        return self._chosen(scaled, select)

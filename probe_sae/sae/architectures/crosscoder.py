@@ -11,8 +11,9 @@ from probe_sae.sae.architectures.l1 import FIRST
 from probe_sae.sae.architectures.target_l0 import follow
 from probe_sae.sae.chunks import by_rows
 from probe_sae.sae.dictionary import Step
+from probe_sae.sae.kernels import positive
 from probe_sae.sae.settings import check_choice
-from probe_sae.sae.sparse import SparseCodes, in_rows
+from probe_sae.sae.sparse import SparseCodes
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,4 @@ class L1CrosscoderSAE(CrosscoderSAE):
         return (self._centred(scaled) @ self.W_enc.T + self.b_enc).relu()
 
     def _codes(self, scaled: Tensor) -> SparseCodes:
-        codes = self._dense_codes(scaled)
-        rows, features = (codes > 0).nonzero(as_tuple=True)
-        return in_rows(rows, features, codes[rows, features], len(codes))
+        return positive(self._dense_codes(scaled))

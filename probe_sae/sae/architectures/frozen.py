@@ -58,5 +58,5 @@ class FrozenEncoderSAE(BatchTopKSAE):
         super().initialise(sample, generator)
         self.centre.copy_(self.b_dec)
 
-    def _centred(self, scaled: Tensor) -> Tensor:
-        return scaled - self.centre
+    def _centre(self) -> Tensor:
+        return self.centre

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from probe_sae.sae import sparse
 from probe_sae.sae.architectures.target_l0 import follow, warm_up
 from probe_sae.sae.dense import Dense, DenseSAE
 from probe_sae.sae.dictionary import Step
+from probe_sae.sae.kernels import positive
 from probe_sae.sae.settings import check_range
 from probe_sae.sae.sparse import SparseCodes
 
@@ -120,9 +120,7 @@ class GatedSAE(DenseSAE):
         return (gate > 0) * magnitude.relu()
 
     def _codes(self, scaled: Tensor) -> SparseCodes:
-        codes = self._gated(self._pre(scaled))
-        rows, features = (codes > 0).nonzero(as_tuple=True)
-        return sparse.in_rows(rows, features, codes[rows, features], len(codes))
+        return positive(self._gated(self._pre(scaled)))
 
 
 FIRST = 0.05

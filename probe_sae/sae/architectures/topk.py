@@ -60,13 +60,15 @@ class TopKSAE(LinearSAE):
     def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
         """See `SAE.step`."""
         scaled, target = self._scaled_pair(rows)
-        x, decoder = self._centred(scaled), self._decoder()
-        codes = sparse.encode(x, self.W_enc, self.b_enc, self._select())
+        decoder, centre = self._decoder(), self._centre()
+        codes = sparse.encode(scaled, self.W_enc, self.b_enc, self._select(), centre)
         goal = self._goal(scaled, target)
         x_hat, loss = self._loss(codes, goal, decoder)
         if dead is not None and len(dead) and self.settings.aux_coefficient:
             error = (goal - x_hat).detach()
-            loss = loss + self.settings.aux_coefficient * self._aux(x, error, decoder, dead)
+            loss = loss + self.settings.aux_coefficient * self._aux(
+                scaled - centre, error, decoder, dead
+            )
         if goal is not target:
             x_hat = x_hat + (target - goal)
         return Step(loss, target, x_hat, fired(codes, self.features), {})
@@ -77,8 +79,8 @@ class TopKSAE(LinearSAE):
 
     def _loss(self, codes: SparseCodes, target: Tensor, decoder: Tensor) -> tuple[Tensor, Tensor]:
         """Return reconstruction and loss without AuxK."""
-        x_hat = self._sum(codes, decoder) + self.b_dec
-        return x_hat, (target - x_hat).square().sum() / (len(target) * self.variance)
+        x_hat, squared = sparse.squared_error(codes, decoder, self.b_dec, target)
+        return x_hat, squared / (len(target) * self.variance)
 
     def _aux(self, x: Tensor, error: Tensor, decoder: Tensor, dead: Tensor) -> Tensor:
         wanted = self.settings.aux_k or max(1, self.d_out // 2)
@@ -94,10 +96,12 @@ class TopKSAE(LinearSAE):
         return partial(sparse.top_k, k=int(self.settings.k))
 
     def _codes(self, scaled: Tensor) -> SparseCodes:
-        return sparse.encode(self._centred(scaled), self.W_enc, self.b_enc, self._select())
+        return self._chosen(scaled, self._select())
 
     @torch.no_grad()
     def _batch_codes(self, rows: Tensor) -> SparseCodes:
         """Return the codes that raw rows have together in a training batch."""
-        x = self._centred(self._scaled_pair(rows)[0])
-        return sparse.encode(x, self.W_enc, self.b_enc, self._select())
+        return self._chosen(self._scaled_pair(rows)[0], self._select())
+
+    def _chosen(self, scaled: Tensor, select: sparse.Select) -> SparseCodes:
+        return sparse.encode(scaled, self.W_enc, self.b_enc, select, self._centre())

@@ -91,8 +91,8 @@ class TranscoderSAE(BatchTopKSAE):
             return scaled.new_zeros(())
         return self._centred(scaled) @ self.W_skip.T
 
-    def _centred(self, scaled: Tensor) -> Tensor:
-        return scaled - self.centre
+    def _centre(self) -> Tensor:
+        return self.centre
 
     def _output_scale(self) -> Tensor:
         return self.output_scale

@@ -1,0 +1,202 @@
+"""The fast make for CPUs: compiled loops, and matrix products in bfloat16 that lose nothing.
+
+Where a CPU multiplies bfloat16 in hardware, pre-activations are first computed so, at two to four
+times the speed. How far off such a number can be is known (Cauchy-Schwarz: the lengths of what
+rounding took from a row and from a weight). Those that may decide are computed again in float32, so
+the result is that of float32.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import linear
+
+from probe_sae.sae.kernels import cpu_loops as loops
+from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
+from probe_sae.sae.kernels.threads import side_by_side
+
+CHUNK_ROWS = 256
+"""Rows of one matrix product: what comes of it is used up while it is in the cache."""
+PIECE_ROWS = 2048
+"""Rows that are rounded at once."""
+ROOM = 256
+"""Firings of a row that `over` has room for at first."""
+
+
+def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
+    """See `Kernels.top`."""
+    x, weights, b = _plain(x), _plain(W), _plain(b)
+    values, indices = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
+    screen = _Screen.of(x, weights, b) if has_bfloat16() else None
+
+    def work(start: int) -> None:
+        some = slice(start, start + CHUNK_ROWS)
+        written = values[some].numpy(), indices[some].numpy()
+        if screen is None:
+            loops.top(linear(x[some], weights, b).numpy(), *written)
+        else:
+            exact = x[some].numpy(), weights.numpy(), b.numpy(), screen.reach[some].numpy()
+            loops.top_screened(screen.patterns(some), *exact, *written)
+
+    side_by_side(work, range(0, len(x), CHUNK_ROWS))
+    return SparseCodes(values, indices)
+
+
+def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
+    """See `Kernels.over`."""
+    x, weights, b, limits = _plain(x), _plain(W), _plain(b), _plain(limits)
+    screen = _Screen.of(x, weights, b) if has_bfloat16() else None
+    found: dict[int, Flat] = {}
+
+    def work(start: int) -> None:
+        some = slice(start, start + CHUNK_ROWS)
+        if screen is None:
+            pre = linear(x[some], weights, b)
+            found[start] = _listed(start, partial(loops.over, pre.numpy(), limits.numpy()))
+        else:
+            patterns, lowest = screen.patterns(some), np.empty(len(weights), np.int16)
+            if loops.lowest_keys(limits.numpy(), float(screen.reach[some].max()), lowest):
+                loops.order(patterns.reshape(-1))
+            exact = x[some].numpy(), weights.numpy(), b.numpy(), limits.numpy()
+            known = partial(loops.over_screened, patterns, lowest, *exact)
+            found[start] = _listed(start, known)
+
+    side_by_side(work, range(0, len(x), CHUNK_ROWS))
+    return Flat(*(torch.cat(part) for part in zip(*(found[i] for i in sorted(found)), strict=True)))
+
+
+def _listed(start: int, write: Callable[..., int]) -> Flat:
+    """Return what a loop writes into lists that are long enough, its rows counted from `start`."""
+    room = ROOM * CHUNK_ROWS
+    while True:
+        rows, features = torch.empty(room, dtype=torch.int64), torch.empty(room, dtype=torch.int64)
+        values = torch.empty(room)
+        count = write(rows.numpy(), features.numpy(), values.numpy())
+        if count <= room:
+            return Flat(rows[:count] + start, features[:count], values[:count])
+        room = count
+
+
+def weighted_sums(codes: SparseCodes, W: Tensor) -> Tensor:
+    """See `Kernels.weighted_sums`."""
+    weights, values, indices = _plain(W), _plain(codes.values), codes.indices.contiguous()
+    out = torch.empty(len(values), W.shape[1])
+
+    def work(start: int) -> None:
+        some = slice(start, start + CHUNK_ROWS)
+        written = out[some].numpy()
+        fired = values[some].numpy(), indices[some].numpy()
+        loops.weighted_sums(*fired, weights.numpy(), written)
+
+    side_by_side(work, range(0, len(out), CHUNK_ROWS))
+    return out
+
+
+def dots(codes: SparseCodes, W: Tensor, x: Tensor) -> Tensor:
+    """See `Kernels.dots`."""
+    weights, x = _plain(W), _plain(x)
+    values, indices = _plain(codes.values), codes.indices.contiguous()
+    out = torch.empty_like(values)
+
+    def work(start: int) -> None:
+        some = slice(start, start + CHUNK_ROWS)
+        fired = values[some].numpy(), indices[some].numpy()
+        loops.dots(*fired, weights.numpy(), x[some].numpy(), out[some].numpy())
+
+    side_by_side(work, range(0, len(x), CHUNK_ROWS))
+    return out
+
+
+def errors(codes: SparseCodes, W: Tensor, bias: Tensor, target: Tensor) -> Errors:
+    """See `Kernels.errors`."""
+    weights, bias, target = _plain(W), _plain(bias), _plain(target)
+    values, indices = _plain(codes.values), codes.indices.contiguous()
+    x_hat, error, found = (torch.empty_like(like) for like in (target, target, values))
+
+    def work(start: int) -> None:
+        some = slice(start, start + CHUNK_ROWS)
+        fired = values[some].numpy(), indices[some].numpy()
+        read = weights.numpy(), bias.numpy(), target[some].numpy()
+        loops.errors(*fired, *read, *(out[some].numpy() for out in (x_hat, error, found)))
+
+    side_by_side(work, range(0, len(target), CHUNK_ROWS))
+    return Errors(x_hat, error, found)
+
+
+def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, features: int) -> Tensor:
+    """See `Kernels.sums_by_feature`."""
+    x, values, indices = _plain(x), _plain(codes.values), codes.indices.contiguous()
+    starts = np.empty(features + 1, np.int64)
+    rows, sorted_weights = np.empty(values.numel(), np.int32), np.empty(values.numel(), np.float32)
+    weights = _plain(weights)
+    fired = values.numpy(), indices.numpy(), weights.numpy()
+    loops.sort_by_feature(*fired, starts, rows, sorted_weights)
+    out = torch.empty(features, x.shape[1])
+    # as many firings for each thread as for the others
+    pieces = 8 * torch.get_num_threads()
+    shares = np.linspace(0, starts[-1] + features, pieces + 1)
+    bounds = np.searchsorted(starts + np.arange(features + 1), shares)
+
+    def work(piece: int) -> None:
+        first, last = int(bounds[piece]), int(bounds[piece + 1])
+        part = out[first:last].numpy()
+        loops.sums_by_feature(starts, rows, sorted_weights, x.numpy(), first, part)
+
+    side_by_side(work, range(pieces))
+    return out
+
+
+def has_bfloat16() -> bool:
+    """Return whether this CPU multiplies bfloat16 in hardware."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+class _Screen(NamedTuple):
+    """Pre-activations rounded to bfloat16, and how far off they are."""
+
+    x: Tensor
+    weights: Tensor
+    b: Tensor
+    reach: Tensor
+    """[rows] how far from the truth a pre-activation is, at most, before it is rounded itself."""
+
+    @classmethod
+    def of(cls, x: Tensor, weights: Tensor, b: Tensor) -> "_Screen":
+        x16, length_x, lost_x = _rounded(x)
+        weights16, lengths, lost = _rounded(weights)
+        b16 = b.bfloat16()
+        longest = lengths.max()
+        # what float32 sums of that length may be off by, in both computations
+        summing = x.shape[1] * 2.0**-22 * length_x * longest
+        # |x W - x16 W16| <= |x - x16| |W| + |x16| |W - W16|, and |x16| <= |x| + |x - x16|
+        of_rows = lost_x * longest + (length_x + lost_x) * lost.max()
+        return cls(x16, weights16, b16, of_rows + summing + (b - b16).abs().max())
+
+    def patterns(self, some: slice) -> NDArray[np.int16]:
+        """Return bit patterns of some rows' pre-activations, [rows, features]."""
+        return linear(self.x[some], self.weights, self.b).view(torch.int16).numpy()
+
+
+def _rounded(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows in bfloat16, their lengths, and the lengths of what rounding took."""
+    rounded = torch.empty(rows.shape, dtype=torch.bfloat16)
+    lengths, lost = torch.empty(len(rows)), torch.empty(len(rows))
+
+    def work(start: int) -> None:
+        some = slice(start, start + PIECE_ROWS)
+        written = rounded[some].view(torch.int16), lengths[some], lost[some]
+        loops.round_rows(rows[some].numpy(), *(out.numpy() for out in written))
+
+    side_by_side(work, range(0, len(rows), PIECE_ROWS))
+    return rounded, lengths, lost
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return the tensor as numpy can take it."""
+    return tensor.detach().contiguous()

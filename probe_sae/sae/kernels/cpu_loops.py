@@ -1,0 +1,482 @@
+"""Loops over rows and firings that numba compiles; each is called for some rows or features.
+
+They release Python's lock, so threads of Python run them side by side, and no sum is split between
+threads: results do not depend on their number. Reals may be added in another order than written.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+_fast = njit(nogil=True, fastmath={"nnan", "nsz", "reassoc", "contract"})
+
+LOWEST_KEY = -32768
+_STRIPES = 8
+"""A row is cut into so many; values at the same place in each are looked at together."""
+
+
+@_fast
+def round_rows(
+    rows: NDArray[np.float32],
+    bits: NDArray[np.int16],
+    lengths: NDArray[np.float32],
+    lost: NDArray[np.float32],
+) -> None:
+    """Round to bfloat16.
+
+    Args:
+        rows: [rows, d].
+        bits: to be written: the numbers' bit patterns, [rows, d].
+        lengths: to be written: of the rows, [rows].
+        lost: to be written: lengths of what rounding takes away, [rows].
+    """
+    near = np.empty(rows.shape[1], np.uint32)
+    rounded = near.view(np.float32)
+    for row in range(len(rows)):
+        exact, patterns, written = rows[row], rows[row].view(np.uint32), bits[row].view(np.uint16)
+        for i in range(len(exact)):
+            # to the nearest; of two as near, to the even one
+            odd = (patterns[i] >> np.uint32(16)) & np.uint32(1)
+            pattern = (patterns[i] + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+            written[i], near[i] = pattern, pattern << np.uint32(16)
+        square, error = np.float32(0), np.float32(0)
+        for i in range(len(exact)):
+            missing = exact[i] - rounded[i]
+            square += exact[i] * exact[i]
+            error += missing * missing
+        lengths[row], lost[row] = np.sqrt(square), np.sqrt(error)
+
+
+@_fast
+def order(values: NDArray[np.int16]) -> None:
+    """Turn bit patterns of bfloat16 into keys: integers that are ordered as the numbers are.
+
+    Those of positive numbers are so from the start, and stay as they are.
+    """
+    for i in range(len(values)):
+        values[i] ^= (values[i] >> 15) & 0x7FFF
+
+
+@_fast
+def _key_below(value: Any, cell: NDArray[np.float32]) -> Any:
+    """Return the key of the largest bfloat16 that is not over a number."""
+    cell[0] = value
+    key = np.int32(cell.view(np.int32)[0] >> 16)
+    if key < 0:
+        key = (key ^ 0x7FFF) - 1
+    return max(key, np.int32(LOWEST_KEY))
+
+
+@_fast
+def _stripes(row: NDArray[Any], width: int) -> Any:
+    return (
+        row[:width],
+        row[width : 2 * width],
+        row[2 * width : 3 * width],
+        row[3 * width : 4 * width],
+        row[4 * width : 5 * width],
+        row[5 * width : 6 * width],
+        row[6 * width : 7 * width],
+        row[7 * width : 8 * width],
+    )
+
+
+@_fast
+def _gather(
+    row: NDArray[Any],
+    low: Any,
+    keys: NDArray[Any],
+    places: NDArray[np.int32],
+    largest: NDArray[Any],
+    hits: NDArray[np.int32],
+) -> Any:
+    """Collect what is not under `low`, and where; return how many there are.
+
+    The largest of each place over all stripes tells where to look; no branch depends on values.
+    """
+    width = len(row) // _STRIPES
+    r0, r1, r2, r3, r4, r5, r6, r7 = _stripes(row, width)
+    for i in range(width):
+        left = max(max(r0[i], r1[i]), max(r2[i], r3[i]))
+        largest[i] = max(left, max(max(r4[i], r5[i]), max(r6[i], r7[i])))
+    places_hit, count = 0, 0
+    for i in range(width):
+        hits[places_hit] = i
+        places_hit += np.int64(largest[i] >= low)
+    for hit in range(places_hit):
+        for i in range(hits[hit], width * _STRIPES, width):
+            keys[count], places[count] = row[i], i
+            count += np.int64(row[i] >= low)
+    for i in range(width * _STRIPES, len(row)):
+        keys[count], places[count] = row[i], i
+        count += np.int64(row[i] >= low)
+    return count
+
+
+@_fast
+def _kth_largest(values: NDArray[Any], count: int, k: int) -> Any:
+    """Return the k-th largest of the first `count` values, which are put in another order."""
+    low, high = 0, count - 1
+    while low < high:
+        pivot, left, right = values[(low + high) // 2], low, high
+        while left <= right:
+            while values[left] > pivot:
+                left += 1
+            while values[right] < pivot:
+                right -= 1
+            if left <= right:
+                values[left], values[right] = values[right], values[left]
+                left += 1
+                right -= 1
+        if k - 1 <= right:
+            high = right
+        elif k - 1 >= left:
+            low = left
+        else:
+            break
+    return values[k - 1]
+
+
+@_fast
+def _keep_largest(
+    found: NDArray[np.float32],
+    places: NDArray[np.int32],
+    count: int,
+    spare: NDArray[np.float32],
+    values: NDArray[np.float32],
+    indices: NDArray[np.int64],
+) -> Any:
+    """Write the largest of what was found, as many as there is room for; return the smallest.
+
+    What is not positive becomes zero; of those that tie, the first are kept.
+    """
+    k = len(values)
+    spare[:count] = found[:count]
+    least = _kth_largest(spare, count, k)
+    ties, kept = k, 0
+    for i in range(count):
+        ties -= np.int64(found[i] > least)
+    for i in range(count):
+        if found[i] > least or (found[i] == least and ties > 0):
+            ties -= np.int64(found[i] == least)
+            values[kept], indices[kept] = max(found[i], np.float32(0)), places[i]
+            kept += 1
+    return least
+
+
+@_fast
+def _dot(a: NDArray[np.float32], b: NDArray[np.float32]) -> Any:
+    total = np.float32(0)
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+@_fast
+def top(pre: NDArray[np.float32], values: NDArray[np.float32], indices: NDArray[np.int64]) -> None:
+    """Write the largest of each row's pre-activations, where positive, and which they are."""
+    features, k = pre.shape[1], values.shape[1]
+    found, spare = np.empty(features + 1, np.float32), np.empty(features, np.float32)
+    places, hits = np.empty(features + 1, np.int32), np.empty(features + 1, np.int32)
+    lowest = np.float32(-np.inf)
+    low = lowest
+    for row in range(len(pre)):
+        count = _gather(pre[row], low, found, places, spare, hits)
+        while count < k:
+            low = low * np.float32(0.9) if low > 0 and count > k // 2 else lowest
+            count = _gather(pre[row], low, found, places, spare, hits)
+        least = _keep_largest(found, places, count, spare, values[row], indices[row])
+        low = least * np.float32(0.9) if least > 0 else lowest
+
+
+@_fast
+def top_screened(
+    keys: NDArray[np.int16],
+    x: NDArray[np.float32],
+    W: NDArray[np.float32],
+    b: NDArray[np.float32],
+    reach: NDArray[np.float32],
+    values: NDArray[np.float32],
+    indices: NDArray[np.int64],
+) -> None:
+    """Do as `top` does, exactly, with pre-activations known in bfloat16 only.
+
+    The k largest of those are computed anew. None that lies under the smallest of these by more
+    than a pre-activation can be off is among the k largest; the others are computed anew too.
+
+    Args:
+        keys: rounded pre-activations as bit patterns, [rows, features]; changed.
+        x: [rows, d].
+        W: [features, d].
+        b: [features].
+        reach: how far a pre-activation is off at most before it is rounded, [rows].
+        values: to be written, [rows, k].
+        indices: to be written, [rows, k].
+    """
+    features, k = keys.shape[1], values.shape[1]
+    near, places = np.empty(features + 1, np.int16), np.empty(features + 1, np.int32)
+    work, hits = np.empty(features, np.int16), np.empty(features + 1, np.int32)
+    exact, spare = np.empty(features, np.float32), np.empty(features, np.float32)
+    chosen, cell = np.empty(features, np.int32), np.empty(1, np.float32)
+    low = np.int32(LOWEST_KEY)
+    for row in range(len(keys)):
+        is_ordered = False
+        while True:
+            if low <= 0 and not is_ordered:
+                order(keys[row])
+                is_ordered = True
+            count = _gather(keys[row], np.int16(low), near, places, work, hits)
+            if count < k:
+                low = max(low - 32, np.int32(1)) if low > 1 and count > k // 2 else LOWEST_KEY
+                continue
+            work[:count] = near[:count]
+            kth, candidates = _kth_largest(work, count, k), 0
+            least = np.float32(np.inf)
+            for i in range(count):
+                if near[i] >= kth:
+                    exact[candidates] = _dot(x[row], W[places[i]]) + b[places[i]]
+                    chosen[candidates] = places[i]
+                    least = min(least, exact[candidates])
+                    candidates += 1
+            wanted = _key_below(least - reach[row], cell)
+            if wanted >= low:
+                break
+            low = wanted
+        for i in range(count):
+            if wanted <= near[i] < kth:
+                exact[candidates] = _dot(x[row], W[places[i]]) + b[places[i]]
+                chosen[candidates] = places[i]
+                candidates += 1
+        _keep_largest(exact, chosen, candidates, spare, values[row], indices[row])
+        low = max(wanted - 8, np.int32(LOWEST_KEY))
+
+
+@_fast
+def lowest_keys(limits: NDArray[np.float32], reach: float, keys: NDArray[np.int16]) -> Any:
+    """Write the key under which a pre-activation cannot be over its feature's limit.
+
+    Return whether one of them stands for a number that is not positive, so that bit patterns must
+    be ordered.
+    """
+    cell = np.empty(1, np.float32)
+    for i in range(len(limits)):
+        keys[i] = _key_below(np.float32(limits[i] - reach), cell)
+    return keys.min() <= 0
+
+
+@_fast
+def _gather_over(
+    row: NDArray[Any],
+    lows: NDArray[Any],
+    places: NDArray[np.int32],
+    marks: NDArray[np.uint8],
+    hits: NDArray[np.int32],
+) -> Any:
+    """Collect where values are not under a limit of their own; return how many there are."""
+    width = len(row) // _STRIPES
+    marks[:width] = 0
+    for stripe in range(_STRIPES):
+        part = row[stripe * width : (stripe + 1) * width]
+        low = lows[stripe * width : (stripe + 1) * width]
+        for i in range(width):
+            marks[i] |= np.uint8(part[i] >= low[i])
+    places_hit, count = 0, 0
+    for i in range(width):
+        hits[places_hit] = i
+        places_hit += np.int64(marks[i])
+    for hit in range(places_hit):
+        for i in range(hits[hit], width * _STRIPES, width):
+            places[count] = i
+            count += np.int64(row[i] >= lows[i])
+    for i in range(width * _STRIPES, len(row)):
+        places[count] = i
+        count += np.int64(row[i] >= lows[i])
+    return count
+
+
+@_fast
+def over(
+    pre: NDArray[np.float32],
+    limits: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    features: NDArray[np.int64],
+    values: NDArray[np.float32],
+) -> Any:
+    """Write all pre-activations over their feature's limit; return how many there are.
+
+    Where there is too little room, the number says how much is needed.
+    """
+    width, room, written = pre.shape[1], len(values), 0
+    places, hits = np.empty(width + 1, np.int32), np.empty(width + 1, np.int32)
+    marks = np.empty(width, np.uint8)
+    for row in range(len(pre)):
+        count = _gather_over(pre[row], limits, places, marks, hits)
+        for i in range(count):
+            place = places[i]
+            value = pre[row, place]
+            if value > limits[place]:
+                if written < room:
+                    rows[written], features[written], values[written] = row, place, value
+                written += 1
+    return written
+
+
+@_fast
+def over_screened(
+    keys: NDArray[np.int16],
+    lowest: NDArray[np.int16],
+    x: NDArray[np.float32],
+    W: NDArray[np.float32],
+    b: NDArray[np.float32],
+    limits: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    features: NDArray[np.int64],
+    values: NDArray[np.float32],
+) -> Any:
+    """Do as `over` does, exactly, with pre-activations known in bfloat16 only.
+
+    Args:
+        keys: rounded pre-activations as bit patterns, ordered by `order` where `lowest_keys` says
+            so, [rows, features].
+        lowest: what `lowest_keys` wrote.
+        x: [rows, d].
+        W: [features, d].
+        b: [features].
+        limits: [features].
+        rows: to be written.
+        features: to be written.
+        values: to be written.
+    """
+    width, room, written = keys.shape[1], len(values), 0
+    places, hits = np.empty(width + 1, np.int32), np.empty(width + 1, np.int32)
+    marks = np.empty(width, np.uint8)
+    for row in range(len(keys)):
+        count = _gather_over(keys[row], lowest, places, marks, hits)
+        for i in range(count):
+            place = places[i]
+            value = _dot(x[row], W[place]) + b[place]
+            if value > limits[place]:
+                if written < room:
+                    rows[written], features[written], values[written] = row, place, value
+                written += 1
+    return written
+
+
+@_fast
+def weighted_sums(
+    values: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    W: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write the sum of each row's values times their features' rows of `W`."""
+    for row in range(len(values)):
+        total = out[row]
+        total[:] = 0
+        for place in range(values.shape[1]):
+            value = values[row, place]
+            if value != 0:
+                direction = W[indices[row, place]]
+                for i in range(len(total)):
+                    total[i] += value * direction[i]
+
+
+@_fast
+def dots(
+    values: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    W: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write, for each firing, its row times its feature's row of `W`; 0 where nothing fires."""
+    for row in range(len(values)):
+        for place in range(values.shape[1]):
+            fires = values[row, place] != 0
+            out[row, place] = _dot(rows[row], W[indices[row, place]]) if fires else 0.0
+
+
+@_fast
+def errors(
+    values: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    W: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    target: NDArray[np.float32],
+    x_hat: NDArray[np.float32],
+    error: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write reconstructions, their errors, and for each firing what `dots` gives of its error.
+
+    All at once, while a row's directions are near.
+    """
+    for row in range(len(values)):
+        total, missed, goal = x_hat[row], error[row], target[row]
+        total[:] = bias
+        for place in range(values.shape[1]):
+            value = values[row, place]
+            if value != 0:
+                direction = W[indices[row, place]]
+                for i in range(len(total)):
+                    total[i] += value * direction[i]
+        for i in range(len(total)):
+            missed[i] = total[i] - goal[i]
+        for place in range(values.shape[1]):
+            fires = values[row, place] != 0
+            out[row, place] = _dot(missed, W[indices[row, place]]) if fires else 0.0
+
+
+@_fast
+def sort_by_feature(
+    values: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    starts: NDArray[np.int64],
+    rows: NDArray[np.int32],
+    sorted_weights: NDArray[np.float32],
+) -> None:
+    """Write the rows and weights of all firings, sorted by feature and then by row.
+
+    Args:
+        values: not zero where something fires, [rows, k].
+        indices: [rows, k].
+        weights: [rows, k].
+        starts: to be written: where a feature's firings start, [features + 1].
+        rows: to be written, [rows * k].
+        sorted_weights: to be written, [rows * k].
+    """
+    starts[:] = 0
+    for row in range(len(values)):
+        for place in range(values.shape[1]):
+            starts[indices[row, place] + 1] += np.int64(values[row, place] != 0)
+    for feature in range(1, len(starts)):
+        starts[feature] += starts[feature - 1]
+    following = starts.copy()
+    for row in range(len(values)):
+        for place in range(values.shape[1]):
+            if values[row, place] != 0:
+                at = following[indices[row, place]]
+                following[indices[row, place]] = at + 1
+                rows[at], sorted_weights[at] = row, weights[row, place]
+
+
+@_fast
+def sums_by_feature(
+    starts: NDArray[np.int64],
+    rows: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    x: NDArray[np.float32],
+    first: int,
+    out: NDArray[np.float32],
+) -> None:
+    """Write, for each feature from `first` on, the weighted sum of the rows that fire it."""
+    for i in range(len(out)):
+        total = out[i]
+        total[:] = 0
+        for at in range(starts[first + i], starts[first + i + 1]):
+            weight, row = weights[at], x[rows[at]]
+            for column in range(len(total)):
+                total[column] += weight * row[column]
