@@ -193,13 +193,3 @@ class DenseSAE(SAE, ABC):
         x = self._scaled(rows)
         error = (x - self._reconstruct(self._codes(x))).square().sum(1)
         resample((self.W_enc, self.b_enc, self.W_dec), x - self.b_dec, error, dead, generator)
-
-    @torch.no_grad()
-    def _unit_gradient(self) -> None:
-        grad = self.W_dec.grad
-        if grad is not None:
-            grad -= (grad * self.W_dec).sum(1, keepdim=True) * self.W_dec
-
-    @torch.no_grad()
-    def _unit_rows(self) -> None:
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))

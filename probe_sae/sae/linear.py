@@ -45,18 +45,14 @@ class DecoderSAE(SAE, ABC):
         """Return the decoder's rows."""
         return self.W_dec
 
-    @torch.no_grad()
     def before_update(self) -> None:
         """Take from the decoder's gradient what would only change the rows' length."""
-        grad = self.W_dec.grad
-        if grad is not None:
-            grad -= (grad * self.W_dec).sum(1, keepdim=True) * self.W_dec
+        keep_lengths(self.W_dec)
 
-    @torch.no_grad()
     def constrain(self) -> None:
         """Bring decoder rows back to length 1."""
         if self.W_dec.requires_grad:
-            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+            unit_rows(self.W_dec)
 
     def _centred(self, scaled: Tensor) -> Tensor:
         """Return what the encoder sees of scaled rows."""
@@ -98,6 +94,26 @@ class LinearSAE(DecoderSAE, ABC):
         else:
             drawn = torch.randn(self.features, self.d_model, generator=generator)
             self.W_enc.copy_(normalize(drawn, dim=1))
+
+
+@torch.no_grad()
+def keep_lengths(weights: Tensor) -> None:
+    """Take from a gradient what would only change the lengths of weights' rows, which are 1."""
+    if weights.grad is None:
+        return
+    parts = zip(weights.grad.split(_PIECE), weights.split(_PIECE), strict=True)
+    for grad, rows in parts:  # what is made of a piece stays in the cache
+        grad.addcmul_(rows, torch.linalg.vecdot(grad, rows)[:, None], value=-1)
+
+
+@torch.no_grad()
+def unit_rows(weights: Tensor) -> None:
+    """Bring rows to length 1."""
+    for rows in weights.split(_PIECE):
+        rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+_PIECE = 1024
 
 
 def fired(codes: SparseCodes, features: int) -> Tensor:

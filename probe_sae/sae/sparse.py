@@ -5,6 +5,8 @@ formulas (tested against autograd in float64). A step costs one matrix product, 
 weight gradients are sums over entries sorted by feature.
 """
 
+from collections.abc import Iterable
+from math import isfinite
 from typing import Any, Protocol
 
 import torch
@@ -96,16 +98,17 @@ class BatchTopKSelect:
         """Return the codes of a batch."""
         wanted = round(pre_activations.rows * self._k)
         guess = self._guess
-        if not 0 < guess < float("inf"):
+        if not isfinite(guess):
             guess = 0.8 * pre_activations.typical(self._k)
         found = pre_activations.at_least(guess)
-        while guess > 0 and len(found.values) < wanted:
-            guess = 0.8 * guess if 2 * len(found.values) > wanted else 0.0
-            found = pre_activations.at_least(guess)
-        if len(found.values) > wanted:
+        for lower in (0.7 * guess, 0.0):
+            if guess and len(found.values) < wanted:
+                found = pre_activations.at_least(lower)
+        is_enough = wanted and len(found.values) >= wanted
+        if is_enough or not wanted:
             kept = _largest(found.values, wanted)
             found = Flat(*(column[kept] for column in found))
-        self._guess = CAUTION * float(found.values.min()) if len(found.values) else float("nan")
+        self._guess = CAUTION * float(found.values.min()) if is_enough else 0.0
         return in_rows(found, pre_activations.rows)
 
 
@@ -207,7 +210,7 @@ class _Encode(torch.autograd.Function):
         grad_b = slopes.new_zeros(features).index_add_(0, indices.flatten(), slopes.flatten())
         grad_W = grad_x = grad_centre = None
         if ctx.needs_input_grad[1]:
-            grad_W = kernels.sums_by_feature(codes, slopes, x, features)
+            grad_W = kernels.sums_by_feature(codes, slopes, x, _gradient_of(W_enc))
         if ctx.needs_input_grad[0]:
             grad_x = kernels.weighted_sums(SparseCodes(slopes, indices), W_enc)
         if ctx.needs_input_grad[3]:
@@ -227,7 +230,7 @@ class _Decode(torch.autograd.Function):
         codes, kernels = SparseCodes(values, indices), kernels_for(W_dec, len(values))
         grad_W = None
         if ctx.needs_input_grad[2]:
-            grad_W = kernels.sums_by_feature(codes, values, grads[0], len(W_dec))
+            grad_W = kernels.sums_by_feature(codes, values, grads[0], _gradient_of(W_dec))
         return kernels.dots(codes, W_dec, grads[0]), None, grad_W
 
 
@@ -259,9 +262,33 @@ class _SquaredError(torch.autograd.Function):
             grad_values = kernels.dots(codes, W_dec, slope)
         grad_W = grad_bias = grad_target = None
         if ctx.needs_input_grad[2]:
-            grad_W = kernels.sums_by_feature(codes, values * scale, slope, len(W_dec))
+            out = _gradient_of(W_dec)
+            grad_W = kernels.sums_by_feature(codes, values * scale, slope, out)
         if ctx.needs_input_grad[3]:
             grad_bias = slope.sum(0) * scale
         if ctx.needs_input_grad[4] and of_sum is not None:
             grad_target = -2 * of_sum * error
         return grad_values, None, grad_W, grad_bias, grad_target
+
+
+def release_gradients(parameters: Iterable[Tensor]) -> None:
+    """Forget gradients, but keep the memory of those that are made here for the next step's.
+
+    They are as large as the dictionary; new memory each time, which the system clears first, takes
+    a tenth of a step.
+    """
+    for parameter in parameters:
+        if hasattr(parameter, _SPARE):
+            setattr(parameter, _SPARE, parameter.grad)
+        parameter.grad = None
+
+
+def _gradient_of(W: Tensor) -> Tensor:
+    """Return memory for the gradient of a weight, and ask for it to be kept."""
+    spare = getattr(W, _SPARE, None)
+    if W.is_leaf:
+        setattr(W, _SPARE, None)  # whoever holds it now is its only owner, so autograd takes it
+    return torch.empty_like(W) if spare is None else spare
+
+
+_SPARE = "spare_gradient"

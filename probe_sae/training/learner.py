@@ -8,6 +8,7 @@ from torch import Tensor
 from probe_sae.errors import FormatError, SettingsError
 from probe_sae.progress import say
 from probe_sae.sae import SAE, ReconstructionMeter, Step, make_sae
+from probe_sae.sae.sparse import release_gradients
 from probe_sae.training import progress_file
 from probe_sae.training.alarms import Alarms
 from probe_sae.training.precision import autocast
@@ -72,7 +73,7 @@ class Learner:
                 f"their largest activation is {float(rows.abs().max()):.3g}. Lower the learning "
                 f"rate (--set lr={rate / 4:.1g}), or look at the rows with `probe-sae store info`."
             )
-        self._optimiser.zero_grad(set_to_none=True)
+        release_gradients(sae.parameters())
         result.loss.backward()
         sae.before_update()
         if trainer.clip:

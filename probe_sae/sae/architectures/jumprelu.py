@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from probe_sae.sae.architectures.target_l0 import warm_up
 from probe_sae.sae.dense import Dense, DenseSAE
 from probe_sae.sae.dictionary import Step
+from probe_sae.sae.linear import keep_lengths, unit_rows
 from probe_sae.sae.settings import check_choice, check_range
 from probe_sae.sae.sparse import SparseCodes
 
@@ -105,12 +106,12 @@ class JumpReLUSAE(DenseSAE):
         with torch.no_grad():
             self.threshold.clamp_min_(0.0)
         if self.settings.penalty != "tanh":
-            self._unit_rows()
+            unit_rows(self.W_dec)
 
     def before_update(self) -> None:
         """Take from the decoder's gradient what would only change lengths."""
         if self.settings.penalty != "tanh":
-            self._unit_gradient()
+            keep_lengths(self.W_dec)
 
     def finish(self, rows: Tensor) -> None:
         """Bring directions to length 1."""

@@ -10,6 +10,7 @@ from probe_sae.sae import sparse
 from probe_sae.sae.architectures.target_l0 import follow, warm_up
 from probe_sae.sae.dense import Dense, DenseSAE
 from probe_sae.sae.dictionary import Step
+from probe_sae.sae.linear import keep_lengths, unit_rows
 from probe_sae.sae.settings import check_choice, check_range
 from probe_sae.sae.sparse import SparseCodes
 
@@ -91,12 +92,12 @@ class L1SAE(DenseSAE):
     def before_update(self) -> None:
         """Take from the decoder's gradient what would only change lengths, if they are kept."""
         if self.settings.unit_norm:
-            self._unit_gradient()
+            keep_lengths(self.W_dec)
 
     def constrain(self) -> None:
         """Keep directions at length 1, if that is wanted."""
         if self.settings.unit_norm:
-            self._unit_rows()
+            unit_rows(self.W_dec)
 
     def adapt(self, step: Step) -> None:
         """Steer the coefficient to k."""

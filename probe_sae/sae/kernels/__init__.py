@@ -47,15 +47,15 @@ class Kernels(Protocol):
         ...
 
     def sums_by_feature(
-        self, codes: SparseCodes, weights: Tensor, x: Tensor, features: int
+        self, codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor
     ) -> Tensor:
-        """Return, for each feature, the sum of the rows that fire it times weights, [features, d].
+        """Write, for each feature, the sum of the rows that fire it times weights, and return it.
 
         Args:
             codes: say what fires.
             weights: [rows, width], one for each firing.
             x: [rows, d].
-            features: number of features.
+            out: [features, d].
         """
         ...
 

@@ -128,15 +128,15 @@ def errors(codes: SparseCodes, W: Tensor, bias: Tensor, target: Tensor) -> Error
     return Errors(x_hat, error, found)
 
 
-def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, features: int) -> Tensor:
+def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor) -> Tensor:
     """See `Kernels.sums_by_feature`."""
     x, values, indices = _plain(x), _plain(codes.values), codes.indices.contiguous()
+    features = len(out)
     starts = np.empty(features + 1, np.int64)
     rows, sorted_weights = np.empty(values.numel(), np.int32), np.empty(values.numel(), np.float32)
     weights = _plain(weights)
     fired = values.numpy(), indices.numpy(), weights.numpy()
     loops.sort_by_feature(*fired, starts, rows, sorted_weights)
-    out = torch.empty(features, x.shape[1])
     # as many firings for each thread as for the others
     pieces = 8 * torch.get_num_threads()
     shares = np.linspace(0, starts[-1] + features, pieces + 1)

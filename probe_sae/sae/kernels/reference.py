@@ -59,17 +59,18 @@ def errors(codes: SparseCodes, W: Tensor, bias: Tensor, target: Tensor) -> Error
     return Errors(x_hat, error, dots(codes, W, error))
 
 
-def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, features: int) -> Tensor:
+def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor) -> Tensor:
     """See `Kernels.sums_by_feature`."""
     rows, numbers, places = _entries(codes)
     order = numbers.to(torch.int32).argsort(stable=True)
-    return embedding_bag(
+    sums = embedding_bag(
         rows[order],
         x,
-        _starts(numbers[order], features),
+        _starts(numbers[order], len(out)),
         mode="sum",
         per_sample_weights=weights.flatten()[places][order],
     )
+    return out.copy_(sums)
 
 
 def _linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
