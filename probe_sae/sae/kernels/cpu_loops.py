@@ -184,9 +184,10 @@ def top(pre: NDArray[np.float32], values: NDArray[np.float32], indices: NDArray[
     low = lowest
     for row in range(len(pre)):
         count = _gather(pre[row], low, found, places, spare, hits)
-        while count < k:
-            low = low * np.float32(0.9) if low > 0 and count > k // 2 else lowest
-            count = _gather(pre[row], low, found, places, spare, hits)
+        if k // 2 < count < k:
+            count = _gather(pre[row], low * np.float32(0.8), found, places, spare, hits)
+        if count < k:
+            count = _gather(pre[row], lowest, found, places, spare, hits)
         least = _keep_largest(found, places, count, spare, values[row], indices[row])
         low = least * np.float32(0.9) if least > 0 else lowest
 
@@ -222,14 +223,15 @@ def top_screened(
     chosen, cell = np.empty(features, np.int32), np.empty(1, np.float32)
     low = np.int32(LOWEST_KEY)
     for row in range(len(keys)):
-        is_ordered = False
+        is_ordered, tries = False, 0
         while True:
             if low <= 0 and not is_ordered:
                 order(keys[row])
                 is_ordered = True
             count = _gather(keys[row], np.int16(low), near, places, work, hits)
             if count < k:
-                low = max(low - 32, np.int32(1)) if low > 1 and count > k // 2 else LOWEST_KEY
+                is_near = tries == 0 and low > 32 and count > k // 2
+                low, tries = (low - 32 if is_near else np.int32(LOWEST_KEY)), 1
                 continue
             work[:count] = near[:count]
             kth, candidates = _kth_largest(work, count, k), 0

@@ -1,0 +1,259 @@
+"""The compiled kernels give what the plain formulas give, whatever rows and weights are like."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from probe_sae.sae import kernels, sparse
+from probe_sae.sae.kernels import SparseCodes, cpu, kernels_for, reference
+from probe_sae.sae.kernels import cpu_loops as loops
+
+Sample = tuple[Tensor, Tensor, Tensor]
+
+
+def sample(rows: int, d: int, features: int, seed: int = 0) -> Sample:
+    """Return rows, weights and biases of which some are large, some alike, and some zero."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, d, generator=generator)
+    W = torch.randn(features, d, generator=generator) * torch.rand(features, 1, generator=generator)
+    b = 0.3 * torch.randn(features, generator=generator)
+    x[rows // 2] = 0
+    x[rows // 3] *= 1000
+    W[features // 2] = 0
+    W[features // 3] = W[0] * 50
+    b[features // 4] = -5
+    return x, W, b
+
+
+@pytest.fixture(params=["bfloat16", "float32"])
+def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With matrix products in bfloat16 first, which every CPU can do slowly, and without."""
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: request.param == "bfloat16")
+    return str(request.param)
+
+
+def dense(codes: SparseCodes, features: int) -> Tensor:
+    return sparse.to_dense(codes, features)
+
+
+SIZES = [(40, 12, 50, 4), (300, 33, 129, 17), (600, 64, 1000, 32), (5, 3, 7, 7), (1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize(("rows", "d", "features", "k"), SIZES)
+def test_the_largest_of_each_row_are_found(
+    rows: int, d: int, features: int, k: int, product: str
+) -> None:
+    x, W, b = sample(rows, d, features)
+
+    got, wanted = cpu.top(x, W, b, k), reference.top(x, W, b, k)
+
+    assert got.values.shape == got.indices.shape == (rows, k)
+    torch.testing.assert_close(dense(got, features), dense(wanted, features), rtol=1e-4, atol=1e-4)
+    # every feature stands once in a row: nothing is counted twice
+    assert all(len(set(row.tolist())) == k for row in got.indices)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    scale=st.floats(1e-6, 1e6),
+    shift=st.floats(-4, 4),
+    k=st.integers(1, 60),
+)
+def test_screening_in_bfloat16_loses_nothing(seed: int, scale: float, shift: float, k: int) -> None:
+    """Also where hardly anything is positive, nearly all is, or rows are tiny or huge."""
+    x, W, b = sample(70, 24, 203, seed)
+    x, b = x * scale, (b + shift) * scale
+    screen = cpu._Screen.of(x, W, b)
+    exact = x.double() @ W.double().T + b.double()
+    rounded = torch.nn.functional.linear(screen.x, screen.weights, screen.b).double()
+
+    assert bool(
+        ((rounded - exact).abs() <= screen.reach[:, None] + 2**-8 * exact.abs() * 1.01).all()
+    )
+    values, indices = torch.empty(70, k), torch.empty(70, k, dtype=torch.int64)
+    known = x.numpy(), W.numpy(), b.numpy(), screen.reach.numpy(), values.numpy(), indices.numpy()
+    loops.top_screened(screen.patterns(slice(0, 70)), *known)
+    # what float32 itself can tell apart
+    blur = 1e-5 * scale * (1 + float(exact.abs().max()) / scale)
+    found = values.double().sort(1, descending=True).values
+    torch.testing.assert_close(
+        found, exact.topk(k).values.clamp_min(0), rtol=1e-4, atol=blur, check_dtype=False
+    )
+
+
+def test_keys_are_ordered_as_numbers_and_the_one_below_is_found() -> None:
+    bits = np.arange(-32768, 32768).astype(np.int16)
+    numbers = torch.from_numpy(bits.copy()).view(torch.bfloat16).float().numpy()
+    loops.order(bits)
+    number_of = dict(zip(bits.tolist(), numbers.tolist(), strict=True))
+    values = torch.randn(2000, generator=torch.Generator().manual_seed(0)) ** 5
+
+    for value in values.tolist():
+        key = loops._key_below(np.float32(value), np.empty(1, np.float32))
+        assert number_of[key] <= value < number_of[key + 1] or number_of[key] == value
+    finite = [number_of[key] for key in sorted(number_of) if np.isfinite(number_of[key])]
+    assert finite == sorted(finite)
+
+
+@pytest.mark.parametrize("k", [3, 40, 90])
+def test_what_cancels_is_found_although_bfloat16_has_its_sign_wrong(k: int) -> None:
+    """Rows and weights are long, their products short: rounding takes more than is left."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(300, 16, generator=generator)
+    W = torch.randn(100, 16, generator=generator)
+    x[:, 8:] = 40.0
+    W[:, 8:] = torch.tensor([3.0, -3.0] * 4) + 0.01 * torch.randn(100, 8, generator=generator)
+    b = torch.full((100,), -2.0)
+    screen, exact = cpu._Screen.of(x, W, b), x @ W.T + b
+    rounded = torch.nn.functional.linear(screen.x, screen.weights, screen.b)
+    assert float(((rounded > 0) != (exact > 0)).float().mean()) > 0.01
+
+    got = torch.zeros(300, k), torch.zeros(300, k, dtype=torch.int64)
+    known = x.numpy(), W.numpy(), b.numpy(), screen.reach.numpy()
+    loops.top_screened(screen.patterns(slice(0, 300)), *known, *(part.numpy() for part in got))
+
+    wanted = exact.topk(k)
+    torch.testing.assert_close(
+        dense(SparseCodes(*got), 100),
+        torch.zeros(300, 100).scatter(1, wanted.indices, wanted.values.clamp_min(0)),
+        rtol=1e-4,
+        atol=1e-3,
+    )
+    flat = cpu.over(x, W, b, torch.zeros(100))
+    is_clear, mask = exact.abs() > 1e-3, torch.zeros_like(exact, dtype=torch.bool)
+    mask[flat.rows, flat.features] = True
+    assert torch.equal(mask & is_clear, (exact > 0) & is_clear)
+
+
+def test_of_those_that_tie_as_many_are_kept_as_there_is_room_for(product: str) -> None:
+    x, all_of, biases = sample(60, 12, 50)
+    alike = torch.arange(400) % 8
+    W, b = all_of[alike], biases[alike]
+
+    got = cpu.top(x, W, b, 77)
+
+    assert all(len(set(row.tolist())) == 77 for row in got.indices)
+    wanted = (x @ W.T + b).topk(77).values.clamp_min(0)
+    torch.testing.assert_close(got.values.sort(1, descending=True).values, wanted)
+
+
+@pytest.mark.parametrize("limit", [-1.0, 0.0, 0.7, 3.0, 1e9, float("inf")])
+def test_all_over_their_limit_are_found(limit: float, product: str) -> None:
+    x, W, b = sample(300, 33, 129)
+    generator = torch.Generator().manual_seed(3)
+    limits = limit + 0.1 * torch.rand(129, generator=generator)
+
+    got, wanted = cpu.over(x, W, b, limits), reference.over(x, W, b, limits)
+
+    # a value that is its limit to the last bits may be judged either way
+    pre = x @ W.T + b
+    is_clear = (pre - limits).abs() > 1e-4
+    assert bool((got.rows.diff() >= 0).all())
+    for found in (got, wanted):
+        mask = torch.zeros_like(pre, dtype=torch.bool)
+        mask[found.rows, found.features] = True
+        assert int(mask.sum()) == len(found.rows)
+        assert torch.equal(mask & is_clear, (pre > limits) & is_clear)
+    torch.testing.assert_close(got.values, pre[got.rows, got.features], rtol=1e-4, atol=1e-4)
+
+
+def test_more_firings_than_there_was_room_for_are_all_found(
+    monkeypatch: pytest.MonkeyPatch, product: str
+) -> None:
+    monkeypatch.setattr(cpu, "ROOM", 1)
+    x, W, b = sample(600, 12, 200)
+
+    got = cpu.over(x, W, b, torch.full((200,), -1e30))
+
+    assert len(got.rows) == 600 * 200
+
+
+@pytest.fixture
+def firings() -> tuple[SparseCodes, Tensor, Tensor]:
+    """Codes of which some are zero, whole rows and features too; weights of features; rows."""
+    generator = torch.Generator().manual_seed(1)
+    x, W, b = sample(700, 20, 90)
+    codes = reference.top(x, W, b, 9)
+    values = codes.values * (torch.rand(codes.values.shape, generator=generator) < 0.7)
+    values[10] = 0
+    values[codes.indices == 5] = 0
+    return SparseCodes(values, codes.indices), W, x
+
+
+Sum = Callable[[kernels.Kernels, SparseCodes, Tensor, Tensor], Tensor]
+SUMS: dict[str, Sum] = {
+    "weighted_sums": lambda make, codes, W, x: make.weighted_sums(codes, W),
+    "dots": lambda make, codes, W, x: make.dots(codes, W, x),
+    "x_hat": lambda make, codes, W, x: make.errors(codes, W, x[0], x).x_hat,
+    "error": lambda make, codes, W, x: make.errors(codes, W, x[0], x).error,
+    "error's dots": lambda make, codes, W, x: make.errors(codes, W, x[0], x).dots,
+    "sums_by_feature": lambda make, codes, W, x: make.sums_by_feature(
+        codes, codes.values.cos(), x, torch.full_like(W, 9.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sums_over_firings_are_the_plain_ones(
+    name: str, threads: int, firings: tuple[SparseCodes, Tensor, Tensor]
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        got = SUMS[name](cpu, *firings)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+    wanted = SUMS[name](reference, *firings)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    x, W, b = sample(2000, 64, 512)
+    before, found = torch.get_num_threads(), list[list[Tensor]]()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        codes = cpu.top(x, W, b, 8)
+        sums = [SUMS[name](cpu, codes, W, x) for name in SUMS]
+        found.append([*codes, *cpu.over(x, W, b, b.abs()), *sums])
+    torch.set_num_threads(before)
+
+    for others in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+
+
+def test_small_work_and_doubles_are_left_to_the_plain_formulas() -> None:
+    large = torch.zeros(1 << 10, 1 << 10)
+
+    assert kernels_for(large, 1 << 10) is cpu
+    assert kernels_for(large, 1) is reference
+    assert kernels_for(large.double(), 1 << 10) is reference
+
+
+def test_gradients_of_a_large_step_are_those_of_the_dense_formula() -> None:
+    x, W, b = sample(512, 64, 8192, seed=4)
+    x = x / x.norm(dim=1, keepdim=True).clamp_min(1)
+    parts = [W, b, W.flip(0).clone(), torch.randn(64, generator=torch.Generator().manual_seed(9))]
+    for part in parts:
+        part.requires_grad_()
+    W_enc, b_enc, W_dec, b_dec = parts
+    assert kernels_for(W_enc, len(x)) is cpu
+
+    codes = sparse.encode(x, W_enc, b_enc, sparse.BatchTopKSelect(5), b_dec)
+    _, squared = sparse.squared_error(codes, W_dec, b_dec, x)
+    got = torch.autograd.grad(squared, parts)
+
+    mask = dense(codes, 8192).detach() != 0
+    pre = ((x - b_dec) @ W_enc.T + b_enc) * mask
+    wanted = torch.autograd.grad((pre @ W_dec + b_dec - x).square().sum(), parts)
+    for mine, plain in zip(got, wanted, strict=True):
+        scale = float(plain.abs().max())
+        torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-5 * scale)
