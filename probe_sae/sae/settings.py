@@ -46,8 +46,8 @@ class Settings(ABC):
             widths: length of a row at each of its sites; rows hold them one after the other.
         """
 
-    def learning_rate(self, rows: int) -> float:
-        """Return the highest learning rate for a run over so many rows.
+    def learning_rate(self, rows: int, width: int) -> float:
+        """Return the highest learning rate for a run over so many rows of a width.
 
         2e-4 / sqrt(features / 2^14), the law of Gao et al. 2024 for runs of billions of rows, and
         more for shorter ones, up to 0.01: CHANGELOG.md has what was measured.

@@ -61,7 +61,7 @@ class Learner:
             SettingsError: the loss is not finite.
         """
         trainer, sae = self._trainer, self.sae
-        rate = trainer.rate(step, self.run.settings)
+        rate = self._rate(step)
         for group in self._optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         dead = self._dead().nonzero().squeeze(1)
@@ -101,7 +101,7 @@ class Learner:
                 "fraction_unexplained": meter.fraction_unexplained,
                 "l0": result.l0,
                 "dead_fraction": float(self._dead().double().mean()),
-                "lr": self._trainer.rate(step, self.run.settings),
+                "lr": self._rate(step),
                 **result.notes,
                 "seconds": round(seconds, 3),
             }
@@ -156,6 +156,9 @@ class Learner:
     def _resamplings(self) -> set[int]:
         steps = self._trainer.steps
         return {steps * (i + 1) // (2 * RESAMPLINGS) for i in range(RESAMPLINGS)} - {0}
+
+    def _rate(self, step: int) -> float:
+        return self._trainer.rate(step, self.run.settings, self.sae.d_model)
 
     def _dead(self) -> Tensor:
         return self._silent >= self._trainer.dead_window

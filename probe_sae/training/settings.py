@@ -59,9 +59,9 @@ class TrainSettings:
         """Number of steps."""
         return max(1, -(-self.rows // self.batch_size))
 
-    def rate(self, step: int, settings: Settings) -> float:
-        """Return the learning rate of a step, counted from 0."""
-        highest = self.lr or settings.learning_rate(self.rows)
+    def rate(self, step: int, settings: Settings, width: int) -> float:
+        """Return the learning rate of a step, counted from 0, for rows of a width."""
+        highest = self.lr or settings.learning_rate(self.rows, width)
         warm = max(1.0, self.warm_up * self.steps)
         left = (self.steps - step) / max(1.0, self.decay * self.steps)
         return highest * min(1.0, (step + 1) / warm, left)

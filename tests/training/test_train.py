@@ -176,7 +176,7 @@ def test_one_table_holds_the_settings_of_both() -> None:
 
 def test_the_learning_rate_rises_and_falls() -> None:
     run = TrainSettings(rows=100 * 4096, lr=1.0, warm_up=0.1, decay=0.2)
-    rates = [run.rate(step, TopK()) for step in range(run.steps)]
+    rates = [run.rate(step, TopK(), 64) for step in range(run.steps)]
 
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == 1.0

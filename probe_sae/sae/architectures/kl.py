@@ -56,7 +56,7 @@ class KL(Dense):
         """See `Settings.build`."""
         return KLSAE(self, widths)
 
-    def learning_rate(self, rows: int) -> float:
+    def learning_rate(self, rows: int, width: int) -> float:
         """Return the rate that was best on MNIST, for runs of any length."""
         return 8e-3
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from probe_sae.sae.kernels import reference
 from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes, in_rows, positive
 
-WORTHWHILE = 1 << 28
+WORTHWHILE = 1 << 27
 """Multiplications of an encoding from which compiled loops pay for their compilation."""
 
 

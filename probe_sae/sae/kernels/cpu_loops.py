@@ -4,13 +4,23 @@ They release Python's lock, so threads of Python run them side by side, and no s
 threads: results do not depend on their number. Reals may be added in another order than written.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_fast = njit(nogil=True, fastmath={"nnan", "nsz", "reassoc", "contract"})
+_HOW: dict[str, Any] = {"nogil": True, "fastmath": {"nnan", "nsz", "reassoc", "contract"}}
+
+
+def _fast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function when it is first called, and keep the code beside Python's own."""
+    try:
+        return njit(cache=True, **_HOW)(function)
+    except RuntimeError:  # there is no folder that may be written to
+        return njit(**_HOW)(function)
+
 
 LOWEST_KEY = -32768
 _STRIPES = 8
