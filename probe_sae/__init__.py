@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probe_sae.analysis import Analysis, analyse, load_analysis
     from probe_sae.errors import ProbeSaeError
-    from probe_sae.evaluation import Evaluation, evaluate, steer
+    from probe_sae.evaluation import Evaluation, Recovery, evaluate, recovery, steer
     from probe_sae.host import (
         Ablate,
         Clamp,
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
         CaptureSettings,
         HostStream,
         Recipe,
+        World,
+        WorldSettings,
         capture,
         dataset_from,
+        like_synthsaebench,
         load_dataset,
     )
     from probe_sae.reporting import write_report
@@ -62,7 +65,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "analysis": ("Analysis", "analyse", "load_analysis"),
     "errors": ("ProbeSaeError",),
-    "evaluation": ("Evaluation", "evaluate", "steer"),
+    "evaluation": ("Evaluation", "Recovery", "evaluate", "recovery", "steer"),
     "host": (
         "Ablate",
         "Clamp",
@@ -79,8 +82,11 @@ _HOMES = {
         "CaptureSettings",
         "HostStream",
         "Recipe",
+        "World",
+        "WorldSettings",
         "capture",
         "dataset_from",
+        "like_synthsaebench",
         "load_dataset",
     ),
     "reporting": ("write_report",),
@@ -142,6 +148,7 @@ __all__ = [
     "Patch",
     "ProbeSaeError",
     "Recipe",
+    "Recovery",
     "SignedTopK",
     "SparseCodes",
     "Splice",
@@ -150,6 +157,8 @@ __all__ = [
     "TopK",
     "TrainSettings",
     "Transcoder",
+    "World",
+    "WorldSettings",
     "analyse",
     "capture",
     "check",
@@ -158,6 +167,7 @@ __all__ = [
     "evaluate",
     "fraction_unexplained",
     "join_stores",
+    "like_synthsaebench",
     "load_analysis",
     "load_dataset",
     "load_host",
@@ -165,6 +175,7 @@ __all__ = [
     "make_sae",
     "merge_stores",
     "open_store",
+    "recovery",
     "shuffle_store",
     "steer",
     "tap",

@@ -7,14 +7,17 @@ from probe_sae.evaluation.faithfulness import (
     held_out,
     sites_of,
 )
+from probe_sae.evaluation.recovery import Recovery, recovery
 from probe_sae.evaluation.steering import Steered, steer
 
 __all__ = [
     "Evaluation",
+    "Recovery",
     "Steered",
     "evaluate",
     "finite",
     "held_out",
+    "recovery",
     "sites_of",
     "steer",
 ]
