@@ -1,5 +1,8 @@
 """The compiled kernels give what the plain formulas give, whatever rows and weights are like."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -257,3 +260,23 @@ def test_gradients_of_a_large_step_are_those_of_the_dense_formula() -> None:
     for mine, plain in zip(got, wanted, strict=True):
         scale = float(plain.abs().max())
         torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-5 * scale)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX processes")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    code = """
+import os, torch
+from probe_sae.sae.kernels import cpu
+torch.set_num_threads(2)
+x = torch.randn(600, 8)
+cpu.dots(cpu.top(x, x, x[:, 0], 3), x, x)
+child = os.fork()
+if not child:
+    torch.set_num_threads(2)
+    values, indices = (torch.ones(600, 3), torch.zeros(600, 3, dtype=torch.int64))
+    os._exit(not bool((cpu.dots(cpu.SparseCodes(values, indices), x, x)[:, 0] == x @ x[0]).any()))
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], timeout=100)
+
+    assert done.returncode == 0

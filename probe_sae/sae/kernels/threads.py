@@ -1,7 +1,9 @@
 """Work for several threads, each of which counts as one core."""
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import torch
 
@@ -16,11 +18,20 @@ def side_by_side(work: Callable[[int], None], starts: Iterable[int]) -> None:
         for piece in pieces:
             work(piece)
         return
-    with ThreadPoolExecutor(min(threads, len(pieces)), initializer=_one_core) as pool:
-        list(pool.map(work, pieces))
+    list(_pool(threads).map(work, pieces))
     torch.set_num_threads(threads)  # the default for threads to come, which a new one has changed
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return threads that wait for work: to start them for each takes longer than most of it."""
+    return ThreadPoolExecutor(threads, "probe-sae-kernels", initializer=_one_core)
 
 
 def _one_core() -> None:
     torch.get_num_threads()  # lets torch take its default first, which the next line replaces
     torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
