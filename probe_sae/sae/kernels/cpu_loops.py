@@ -15,7 +15,10 @@ _HOW: dict[str, Any] = {"nogil": True, "fastmath": {"nnan", "nsz", "reassoc", "c
 
 
 def _fast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function when it is first called, and keep the code beside Python's own."""
+    """Compile a function when it is first called, and keep the code beside Python's own.
+
+    numba keeps it in `__pycache__`, trusted as `.pyc` files are; it takes 10 s to make.
+    """
     try:
         return njit(cache=True, **_HOW)(function)
     except RuntimeError:  # there is no folder that may be written to
