@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probe_sae.sae import kernels, sparse
 from probe_sae.sae.kernels import SparseCodes, cpu, kernels_for, reference
-from probe_sae.sae.kernels import cpu_loops as loops
+from probe_sae.sae.kernels import cpu_selecting as loops
 
 Sample = tuple[Tensor, Tensor, Tensor]
 

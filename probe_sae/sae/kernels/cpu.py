@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from probe_sae.sae.kernels import cpu_loops as loops
+from probe_sae.sae.kernels import cpu_selecting, cpu_sums
 from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
 from probe_sae.sae.kernels.threads import side_by_side
 
@@ -38,10 +38,10 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
         some = slice(start, start + CHUNK_ROWS)
         written = values[some].numpy(), indices[some].numpy()
         if screen is None:
-            loops.top(linear(x[some], weights, b).numpy(), *written)
+            cpu_selecting.top(linear(x[some], weights, b).numpy(), *written)
         else:
             exact = x[some].numpy(), weights.numpy(), b.numpy(), screen.reach[some].numpy()
-            loops.top_screened(screen.patterns(some), *exact, *written)
+            cpu_selecting.top_screened(screen.patterns(some), *exact, *written)
 
     side_by_side(work, range(0, len(x), CHUNK_ROWS))
     return SparseCodes(values, indices)
@@ -57,13 +57,13 @@ def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
         some = slice(start, start + CHUNK_ROWS)
         if screen is None:
             pre = linear(x[some], weights, b)
-            found[start] = _listed(start, partial(loops.over, pre.numpy(), limits.numpy()))
+            found[start] = _listed(start, partial(cpu_selecting.over, pre.numpy(), limits.numpy()))
         else:
             patterns, lowest = screen.patterns(some), np.empty(len(weights), np.int16)
-            if loops.lowest_keys(limits.numpy(), float(screen.reach[some].max()), lowest):
-                loops.order(patterns.reshape(-1))
+            if cpu_selecting.lowest_keys(limits.numpy(), float(screen.reach[some].max()), lowest):
+                cpu_selecting.order(patterns.reshape(-1))
             exact = x[some].numpy(), weights.numpy(), b.numpy(), limits.numpy()
-            known = partial(loops.over_screened, patterns, lowest, *exact)
+            known = partial(cpu_selecting.over_screened, patterns, lowest, *exact)
             found[start] = _listed(start, known)
 
     side_by_side(work, range(0, len(x), CHUNK_ROWS))
@@ -91,7 +91,7 @@ def weighted_sums(codes: SparseCodes, W: Tensor) -> Tensor:
         some = slice(start, start + CHUNK_ROWS)
         written = out[some].numpy()
         fired = values[some].numpy(), indices[some].numpy()
-        loops.weighted_sums(*fired, weights.numpy(), written)
+        cpu_sums.weighted_sums(*fired, weights.numpy(), written)
 
     side_by_side(work, range(0, len(out), CHUNK_ROWS))
     return out
@@ -106,7 +106,7 @@ def dots(codes: SparseCodes, W: Tensor, x: Tensor) -> Tensor:
     def work(start: int) -> None:
         some = slice(start, start + CHUNK_ROWS)
         fired = values[some].numpy(), indices[some].numpy()
-        loops.dots(*fired, weights.numpy(), x[some].numpy(), out[some].numpy())
+        cpu_sums.dots(*fired, weights.numpy(), x[some].numpy(), out[some].numpy())
 
     side_by_side(work, range(0, len(x), CHUNK_ROWS))
     return out
@@ -122,7 +122,7 @@ def errors(codes: SparseCodes, W: Tensor, bias: Tensor, target: Tensor) -> Error
         some = slice(start, start + CHUNK_ROWS)
         fired = values[some].numpy(), indices[some].numpy()
         read = weights.numpy(), bias.numpy(), target[some].numpy()
-        loops.errors(*fired, *read, *(out[some].numpy() for out in (x_hat, error, found)))
+        cpu_sums.errors(*fired, *read, *(out[some].numpy() for out in (x_hat, error, found)))
 
     side_by_side(work, range(0, len(target), CHUNK_ROWS))
     return Errors(x_hat, error, found)
@@ -136,7 +136,7 @@ def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor)
     rows, sorted_weights = np.empty(values.numel(), np.int32), np.empty(values.numel(), np.float32)
     weights = _plain(weights)
     fired = values.numpy(), indices.numpy(), weights.numpy()
-    loops.sort_by_feature(*fired, starts, rows, sorted_weights)
+    cpu_sums.sort_by_feature(*fired, starts, rows, sorted_weights)
     # as many firings for each thread as for the others
     pieces = 8 * torch.get_num_threads()
     shares = np.linspace(0, starts[-1] + features, pieces + 1)
@@ -145,7 +145,7 @@ def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor)
     def work(piece: int) -> None:
         first, last = int(bounds[piece]), int(bounds[piece + 1])
         part = out[first:last].numpy()
-        loops.sums_by_feature(starts, rows, sorted_weights, x.numpy(), first, part)
+        cpu_sums.sums_by_feature(starts, rows, sorted_weights, x.numpy(), first, part)
 
     side_by_side(work, range(pieces))
     return out
@@ -191,7 +191,7 @@ def _rounded(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     def work(start: int) -> None:
         some = slice(start, start + PIECE_ROWS)
         written = rounded[some].view(torch.int16), lengths[some], lost[some]
-        loops.round_rows(rows[some].numpy(), *(out.numpy() for out in written))
+        cpu_selecting.round_rows(rows[some].numpy(), *(out.numpy() for out in written))
 
     side_by_side(work, range(0, len(rows), PIECE_ROWS))
     return rounded, lengths, lost

@@ -1,36 +1,18 @@
-"""Loops over rows and firings that numba compiles; each is called for some rows or features.
+"""Compiled loops that choose firings from pre-activations, rounded to bfloat16 or not."""
 
-They release Python's lock, so threads of Python run them side by side, and no sum is split between
-threads: results do not depend on their number. Reals may be added in another order than written.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-_HOW: dict[str, Any] = {"nogil": True, "fastmath": {"nnan", "nsz", "reassoc", "contract"}}
-
-
-def _fast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function when it is first called, and keep the code beside Python's own.
-
-    numba keeps it in `__pycache__`, trusted as `.pyc` files are; it takes 10 s to make.
-    """
-    try:
-        return njit(cache=True, **_HOW)(function)
-    except RuntimeError:  # there is no folder that may be written to
-        return njit(**_HOW)(function)
-
+from probe_sae.sae.kernels.compiled import dot, fast
 
 LOWEST_KEY = -32768
 _STRIPES = 8
 """A row is cut into so many; values at the same place in each are looked at together."""
 
 
-@_fast
+@fast
 def round_rows(
     rows: NDArray[np.float32],
     bits: NDArray[np.int16],
@@ -62,7 +44,7 @@ def round_rows(
         lengths[row], lost[row] = np.sqrt(square), np.sqrt(error)
 
 
-@_fast
+@fast
 def order(values: NDArray[np.int16]) -> None:
     """Turn bit patterns of bfloat16 into keys: integers that are ordered as the numbers are.
 
@@ -72,7 +54,7 @@ def order(values: NDArray[np.int16]) -> None:
         values[i] ^= (values[i] >> 15) & 0x7FFF
 
 
-@_fast
+@fast
 def _key_below(value: Any, cell: NDArray[np.float32]) -> Any:
     """Return the key of the largest bfloat16 that is not over a number."""
     cell[0] = value
@@ -82,7 +64,7 @@ def _key_below(value: Any, cell: NDArray[np.float32]) -> Any:
     return max(key, np.int32(LOWEST_KEY))
 
 
-@_fast
+@fast
 def _stripes(row: NDArray[Any], width: int) -> Any:
     return (
         row[:width],
@@ -96,7 +78,7 @@ def _stripes(row: NDArray[Any], width: int) -> Any:
     )
 
 
-@_fast
+@fast
 def _gather(
     row: NDArray[Any],
     low: Any,
@@ -128,7 +110,7 @@ def _gather(
     return count
 
 
-@_fast
+@fast
 def _kth_largest(values: NDArray[Any], count: int, k: int) -> Any:
     """Return the k-th largest of the first `count` values, which are put in another order."""
     low, high = 0, count - 1
@@ -152,7 +134,7 @@ def _kth_largest(values: NDArray[Any], count: int, k: int) -> Any:
     return values[k - 1]
 
 
-@_fast
+@fast
 def _keep_largest(
     found: NDArray[np.float32],
     places: NDArray[np.int32],
@@ -179,15 +161,7 @@ def _keep_largest(
     return least
 
 
-@_fast
-def _dot(a: NDArray[np.float32], b: NDArray[np.float32]) -> Any:
-    total = np.float32(0)
-    for i in range(len(a)):
-        total += a[i] * b[i]
-    return total
-
-
-@_fast
+@fast
 def top(pre: NDArray[np.float32], values: NDArray[np.float32], indices: NDArray[np.int64]) -> None:
     """Write the largest of each row's pre-activations, where positive, and which they are."""
     features, k = pre.shape[1], values.shape[1]
@@ -205,7 +179,7 @@ def top(pre: NDArray[np.float32], values: NDArray[np.float32], indices: NDArray[
         low = least * np.float32(0.9) if least > 0 else lowest
 
 
-@_fast
+@fast
 def top_screened(
     keys: NDArray[np.int16],
     x: NDArray[np.float32],
@@ -251,7 +225,7 @@ def top_screened(
             least = np.float32(np.inf)
             for i in range(count):
                 if near[i] >= kth:
-                    exact[candidates] = _dot(x[row], W[places[i]]) + b[places[i]]
+                    exact[candidates] = dot(x[row], W[places[i]]) + b[places[i]]
                     chosen[candidates] = places[i]
                     least = min(least, exact[candidates])
                     candidates += 1
@@ -261,14 +235,14 @@ def top_screened(
             low = wanted
         for i in range(count):
             if wanted <= near[i] < kth:
-                exact[candidates] = _dot(x[row], W[places[i]]) + b[places[i]]
+                exact[candidates] = dot(x[row], W[places[i]]) + b[places[i]]
                 chosen[candidates] = places[i]
                 candidates += 1
         _keep_largest(exact, chosen, candidates, spare, values[row], indices[row])
         low = max(wanted - 8, np.int32(LOWEST_KEY))
 
 
-@_fast
+@fast
 def lowest_keys(limits: NDArray[np.float32], reach: float, keys: NDArray[np.int16]) -> Any:
     """Write the key under which a pre-activation cannot be over its feature's limit.
 
@@ -281,7 +255,7 @@ def lowest_keys(limits: NDArray[np.float32], reach: float, keys: NDArray[np.int1
     return keys.min() <= 0
 
 
-@_fast
+@fast
 def _gather_over(
     row: NDArray[Any],
     lows: NDArray[Any],
@@ -311,7 +285,7 @@ def _gather_over(
     return count
 
 
-@_fast
+@fast
 def over(
     pre: NDArray[np.float32],
     limits: NDArray[np.float32],
@@ -338,7 +312,7 @@ def over(
     return written
 
 
-@_fast
+@fast
 def over_screened(
     keys: NDArray[np.int16],
     lowest: NDArray[np.int16],
@@ -371,127 +345,9 @@ def over_screened(
         count = _gather_over(keys[row], lowest, places, marks, hits)
         for i in range(count):
             place = places[i]
-            value = _dot(x[row], W[place]) + b[place]
+            value = dot(x[row], W[place]) + b[place]
             if value > limits[place]:
                 if written < room:
                     rows[written], features[written], values[written] = row, place, value
                 written += 1
     return written
-
-
-@_fast
-def weighted_sums(
-    values: NDArray[np.float32],
-    indices: NDArray[np.int64],
-    W: NDArray[np.float32],
-    out: NDArray[np.float32],
-) -> None:
-    """Write the sum of each row's values times their features' rows of `W`."""
-    for row in range(len(values)):
-        total = out[row]
-        total[:] = 0
-        for place in range(values.shape[1]):
-            value = values[row, place]
-            if value != 0:
-                direction = W[indices[row, place]]
-                for i in range(len(total)):
-                    total[i] += value * direction[i]
-
-
-@_fast
-def dots(
-    values: NDArray[np.float32],
-    indices: NDArray[np.int64],
-    W: NDArray[np.float32],
-    rows: NDArray[np.float32],
-    out: NDArray[np.float32],
-) -> None:
-    """Write, for each firing, its row times its feature's row of `W`; 0 where nothing fires."""
-    for row in range(len(values)):
-        for place in range(values.shape[1]):
-            fires = values[row, place] != 0
-            out[row, place] = _dot(rows[row], W[indices[row, place]]) if fires else 0.0
-
-
-@_fast
-def errors(
-    values: NDArray[np.float32],
-    indices: NDArray[np.int64],
-    W: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    target: NDArray[np.float32],
-    x_hat: NDArray[np.float32],
-    error: NDArray[np.float32],
-    out: NDArray[np.float32],
-) -> None:
-    """Write reconstructions, their errors, and for each firing what `dots` gives of its error.
-
-    All at once, while a row's directions are near.
-    """
-    for row in range(len(values)):
-        total, missed, goal = x_hat[row], error[row], target[row]
-        total[:] = bias
-        for place in range(values.shape[1]):
-            value = values[row, place]
-            if value != 0:
-                direction = W[indices[row, place]]
-                for i in range(len(total)):
-                    total[i] += value * direction[i]
-        for i in range(len(total)):
-            missed[i] = total[i] - goal[i]
-        for place in range(values.shape[1]):
-            fires = values[row, place] != 0
-            out[row, place] = _dot(missed, W[indices[row, place]]) if fires else 0.0
-
-
-@_fast
-def sort_by_feature(
-    values: NDArray[np.float32],
-    indices: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    starts: NDArray[np.int64],
-    rows: NDArray[np.int32],
-    sorted_weights: NDArray[np.float32],
-) -> None:
-    """Write the rows and weights of all firings, sorted by feature and then by row.
-
-    Args:
-        values: not zero where something fires, [rows, k].
-        indices: [rows, k].
-        weights: [rows, k].
-        starts: to be written: where a feature's firings start, [features + 1].
-        rows: to be written, [rows * k].
-        sorted_weights: to be written, [rows * k].
-    """
-    starts[:] = 0
-    for row in range(len(values)):
-        for place in range(values.shape[1]):
-            starts[indices[row, place] + 1] += np.int64(values[row, place] != 0)
-    for feature in range(1, len(starts)):
-        starts[feature] += starts[feature - 1]
-    following = starts.copy()
-    for row in range(len(values)):
-        for place in range(values.shape[1]):
-            if values[row, place] != 0:
-                at = following[indices[row, place]]
-                following[indices[row, place]] = at + 1
-                rows[at], sorted_weights[at] = row, weights[row, place]
-
-
-@_fast
-def sums_by_feature(
-    starts: NDArray[np.int64],
-    rows: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    x: NDArray[np.float32],
-    first: int,
-    out: NDArray[np.float32],
-) -> None:
-    """Write, for each feature from `first` on, the weighted sum of the rows that fire it."""
-    for i in range(len(out)):
-        total = out[i]
-        total[:] = 0
-        for at in range(starts[first + i], starts[first + i + 1]):
-            weight, row = weights[at], x[rows[at]]
-            for column in range(len(total)):
-                total[column] += weight * row[column]
