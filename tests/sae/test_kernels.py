@@ -146,6 +146,19 @@ def test_of_those_that_tie_as_many_are_kept_as_there_is_room_for(product: str) -
     torch.testing.assert_close(got.values.sort(1, descending=True).values, wanted)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_seen_in_the_codes(wrong: float, product: str) -> None:
+    """The trainer then stops and says so; nothing is read or written past its end."""
+    x, W, b = sample(300, 33, 129)
+    W[3] = wrong
+
+    codes = cpu.top(x, W, b, 17)
+
+    assert not bool(codes.values.isfinite().all())
+    assert 0 <= int(codes.indices.min()) <= int(codes.indices.max()) < 129
+    assert len(cpu.over(x, W, b, b + 1).rows) == len(reference.over(x, W, b, b + 1).rows)
+
+
 @pytest.mark.parametrize("limit", [-1.0, 0.0, 0.7, 3.0, 1e9, float("inf")])
 def test_all_over_their_limit_are_found(limit: float, product: str) -> None:
     x, W, b = sample(300, 33, 129)

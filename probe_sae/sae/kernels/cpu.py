@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from probe_sae.sae.kernels import cpu_selecting, cpu_sums
+from probe_sae.sae.kernels import cpu_selecting, cpu_sums, reference
 from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
 from probe_sae.sae.kernels.threads import side_by_side
 
@@ -31,6 +31,8 @@ ROOM = 256
 def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
     """See `Kernels.top`."""
     x, weights, b = _plain(x), _plain(W), _plain(b)
+    if not _are_numbers(x, weights, b):
+        return reference.top(x, weights, b, k)
     values, indices = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
     screen = _Screen.of(x, weights, b) if has_bfloat16() else None
 
@@ -50,6 +52,8 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
 def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
     """See `Kernels.over`."""
     x, weights, b, limits = _plain(x), _plain(W), _plain(b), _plain(limits)
+    if not _are_numbers(x, weights, b):
+        return reference.over(x, weights, b, limits)
     screen = _Screen.of(x, weights, b) if has_bfloat16() else None
     found: dict[int, Flat] = {}
 
@@ -151,9 +155,14 @@ def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor)
     return out
 
 
+def _are_numbers(*tensors: Tensor) -> bool:
+    """Return whether all is finite: compiled loops compare numbers only."""
+    return bool(torch.stack([tensor.sum() for tensor in tensors]).isfinite().all())
+
+
 def has_bfloat16() -> bool:
     """Return whether this CPU multiplies bfloat16 in hardware."""
-    able = torch.cpu.get_capabilities()
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
