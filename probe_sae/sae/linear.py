@@ -1,6 +1,7 @@
 """Dictionaries whose decoder is one matrix: directions of length 1 that are added up."""
 
 from abc import ABC
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ def keep_lengths(weights: Tensor) -> None:
     """Take from a gradient what would only change the lengths of weights' rows, which are 1."""
     if weights.grad is None:
         return
-    parts = zip(weights.grad.split(_PIECE), weights.split(_PIECE), strict=True)
+    parts = zip(_pieces(weights.grad), _pieces(weights), strict=True)
     for grad, rows in parts:  # what is made of a piece stays in the cache
         grad.addcmul_(rows, torch.linalg.vecdot(grad, rows)[:, None], value=-1)
 
@@ -109,13 +110,16 @@ def keep_lengths(weights: Tensor) -> None:
 @torch.no_grad()
 def unit_rows(weights: Tensor) -> None:
     """Bring rows to length 1."""
-    for rows in weights.split(_PIECE):
+    for rows in _pieces(weights):
         rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
-_PIECE = 1024
+def _pieces(weights: Tensor) -> Sequence[Tensor]:
+    """Return weights in parts that fit into the cache of a CPU, which a GPU does not need."""
+    return weights.split(1024) if weights.device.type == "cpu" else [weights]
 
 
 def fired(codes: SparseCodes, features: int) -> Tensor:
     """Return on how many rows each feature fires, [features]."""
-    return torch.bincount(codes.indices[codes.values != 0], minlength=features)
+    fires = (codes.values != 0).flatten().long()
+    return fires.new_zeros(features).index_add_(0, codes.indices.flatten(), fires)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from probe_sae.sae.kernels import Flat, SparseCodes, in_rows, kernels_for
+from probe_sae.sae.kernels import Flat, SparseCodes, add_totals, in_rows, kernels_for
 
 TYPICAL_ROWS = 256
 """Rows from which BatchTopK guesses its first threshold."""
@@ -207,10 +207,12 @@ class _Encode(torch.autograd.Function):
         features, codes = len(W_enc), SparseCodes(values, indices)
         kernels = kernels_for(W_enc, len(x))
         slopes = torch.where(values != 0, grads[0], 0)
-        grad_b = slopes.new_zeros(features).index_add_(0, indices.flatten(), slopes.flatten())
+        grad_b = slopes.new_empty(features)
         grad_W = grad_x = grad_centre = None
         if ctx.needs_input_grad[1]:
-            grad_W = kernels.sums_by_feature(codes, slopes, x, _gradient_of(W_enc))
+            grad_W = kernels.sums_by_feature(codes, slopes, x, _gradient_of(W_enc), grad_b)
+        else:
+            add_totals(codes, slopes, grad_b)
         if ctx.needs_input_grad[0]:
             grad_x = kernels.weighted_sums(SparseCodes(slopes, indices), W_enc)
         if ctx.needs_input_grad[3]:

@@ -1,0 +1,237 @@
+"""The fast make for GPUs: loops in Triton, and matrix products in float16 that lose nothing.
+
+As on a CPU, pre-activations are computed with rounded numbers first, many times as fast; how far
+off they can be is known, and those that may decide are computed again in float32. Tensor cores
+multiply float16 as fast as bfloat16, and it keeps eight times as much.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn.functional import linear
+
+from probe_sae.sae.kernels import cuda_selecting, cuda_sums, reference
+from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
+
+CHUNK_VALUES = 1 << 28
+"""Pre-activations in memory at once: half a gigabyte in float16."""
+MOST = 256
+"""The largest k that `top` lists candidates for; beyond it, torch sorts."""
+GROUPS = 1024
+"""Groups of features, of each of which the largest is looked at first."""
+PIECE = 64
+"""Firings of a feature that are added up by one program."""
+ENTRIES = 8
+"""Firings that a program reads at once."""
+COLUMNS = 256
+"""Numbers of a row that a program reads at once."""
+
+
+def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
+    """See `Kernels.top`."""
+    x, weights, b = _plain(x), _plain(W), _plain(b)
+    if not 0 < k <= MOST or not len(x):
+        return reference.top(x, weights, b, k)
+    (rows, d), features, room = x.shape, len(weights), _power(2 * k + 64)
+    screen = _Screen.of(x, weights, b)
+    counts = torch.zeros(rows, dtype=torch.int32, device=x.device)
+    listed = torch.empty(rows, room, dtype=torch.int32, device=x.device)
+    groups = min(_power(features), max(_power(4 * k), min(GROUPS, _power(features) // 8)))
+    for some in screen.pieces():
+        lists = listed[some], counts[some], features, d, k, room, groups
+        cuda_selecting.list_largest[(len(lists[0]),)](*screen.judged(some), *lists)
+    begins = torch.arange(0, rows * room, room, device=x.device)
+    found = x.new_empty(rows, room)
+    values = x.new_zeros(rows, k)
+    indices = torch.zeros(rows, k, dtype=torch.int64, device=x.device)
+    _exact(x, weights, b, listed, begins, counts, found, room)
+    chosen = values, indices, k, room, room, min(room, 32)
+    cuda_selecting.choose[(rows,)](listed, found, counts, *chosen)
+    crowded = (counts > room).nonzero().squeeze(1)  # such as rows of zeros: all may decide
+    if len(crowded):
+        values[crowded], indices[crowded] = reference.top(x[crowded], weights, b, k)
+    return SparseCodes(values, indices)
+
+
+def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
+    """See `Kernels.over`."""
+    x, weights, b, limits = _plain(x), _plain(W), _plain(b), _plain(limits)
+    if not len(x):
+        return reference.over(x, weights, b, limits)
+    screen, found = _Screen.of(x, weights, b), list[Flat]()
+    for some in screen.pieces():
+        rows = x[some]
+        counts = torch.empty(len(rows), dtype=torch.int64, device=x.device)
+        known = *screen.judged(some), limits
+        sizes = len(weights), x.shape[1]
+        cuda_selecting.count_over[(len(rows),)](*known, counts, counts, *sizes, False, GROUPS)
+        begins = counts.cumsum(0) - counts
+        total = int(begins[-1] + counts[-1])
+        listed = torch.empty(total, dtype=torch.int32, device=x.device)
+        cuda_selecting.count_over[(len(rows),)](*known, begins, listed, *sizes, True, GROUPS)
+        values = x.new_empty(total)
+        _exact(rows, weights, b, listed, begins, counts, values, len(weights))
+        numbers = torch.arange(some.start, some.start + len(rows), device=x.device)
+        numbers = numbers.repeat_interleave(counts, output_size=total)
+        kept = (values > limits[listed]).nonzero().squeeze(1)
+        found.append(Flat(numbers[kept], listed[kept].long(), values[kept]))
+    return Flat(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+
+def weighted_sums(codes: SparseCodes, W: Tensor) -> Tensor:
+    """See `Kernels.weighted_sums`."""
+    out = W.new_empty(len(codes.values), W.shape[1])
+    _add_up(codes, W, None, None, out, out)
+    return out
+
+
+def dots(codes: SparseCodes, W: Tensor, x: Tensor) -> Tensor:
+    """See `Kernels.dots`."""
+    values, indices, weights, x = map(_plain, (*codes, W, x))
+    (rows, width), d = values.shape, weights.shape[1]
+    out = torch.empty_like(values)
+    grid = rows, triton.cdiv(width, ENTRIES)
+    if out.numel():
+        cuda_sums.dots[grid](values, indices, weights, x, out, width, d, ENTRIES, _columns(d))
+    return out
+
+
+def errors(codes: SparseCodes, W: Tensor, bias: Tensor, target: Tensor) -> Errors:
+    """See `Kernels.errors`."""
+    target = _plain(target)
+    x_hat, error = torch.empty_like(target), torch.empty_like(target)
+    _add_up(codes, W, _plain(bias), target, x_hat, error)
+    return Errors(x_hat, error, dots(codes, W, error))
+
+
+def sums_by_feature(
+    codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor, totals: Tensor | None = None
+) -> Tensor:
+    """See `Kernels.sums_by_feature`."""
+    values, indices, weights, x = map(_plain, (*codes, weights, x))
+    features, d = out.shape
+    keys = torch.where(values != 0, indices, features).flatten().to(torch.int32)
+    sorted_keys, order = keys.sort(stable=True)
+    places = torch.arange(features + 1, dtype=torch.int32, device=x.device)
+    starts = torch.searchsorted(sorted_keys, places, out_int32=True)
+    pieces = (starts.diff() + (PIECE - 1)).div_(PIECE, rounding_mode="floor")
+    spills = torch.where(pieces > 1, pieces, 0).cumsum(0, dtype=torch.int32)
+    ends = pieces.clamp_min_(1).cumsum(0, dtype=torch.int32)
+    room = max(1, 2 * (len(keys) // PIECE))
+    scratch, scratch_totals = x.new_empty(room, d), x.new_empty(room)
+    totals = x.new_empty(features) if totals is None else totals
+    columns = _columns(d)
+    blocks = triton.cdiv(d, columns)
+    written = out, scratch, totals, scratch_totals
+    cuda_sums.sums_by_feature[(len(keys) // PIECE + features, blocks)](
+        order, weights, x, starts, ends, spills, *written, features, values.shape[1], d,
+        PIECE, ENTRIES, columns,
+    )  # fmt: skip
+    cuda_sums.join_pieces[(features, blocks)](starts, spills, *written, d, PIECE, columns)
+    return out
+
+
+def _add_up(
+    codes: SparseCodes,
+    W: Tensor,
+    bias: Tensor | None,
+    target: Tensor | None,
+    x_hat: Tensor,
+    error: Tensor,
+) -> None:
+    """Write weighted sums, and with a target what they and a bias miss of it."""
+    values, indices, weights = map(_plain, (*codes, W))
+    (rows, width), d = values.shape, weights.shape[1]
+    columns = _columns(d)
+    if rows:
+        cuda_sums.errors[(rows, triton.cdiv(d, columns))](
+            values, indices, weights, x_hat if bias is None else bias,
+            x_hat if target is None else target, x_hat, error, width, d, target is not None, ENTRIES, columns,
+        )  # fmt: skip
+
+
+def _exact(
+    x: Tensor, W: Tensor, b: Tensor, listed: Tensor, begins: Tensor, counts: Tensor, values: Tensor,
+    room: int,
+) -> None:  # fmt: skip
+    """Write listed pre-activations in float32; at most `room` of each row."""
+    d = x.shape[1]
+    cuda_selecting.exact[(len(x),)](
+        x, W, b, listed, begins, counts, values, d, room, ENTRIES, _columns(d)
+    )
+
+
+class _Screen(NamedTuple):
+    """Rows and weights rounded to float16, and how far off their products are."""
+
+    x: Tensor
+    weights: Tensor
+    b: Tensor
+    lengths: Tensor
+    """[rows] of scaled rows."""
+    lost: Tensor
+    """[rows] lengths of what rounding took from them."""
+    peak: Tensor
+    """[3] bits of the longest weight and row and of the largest bias, before scaling."""
+    worst: Tensor
+    """[1] bits of the length of the most that rounding took from a weight."""
+
+    @classmethod
+    def of(cls, x: Tensor, W: Tensor, b: Tensor) -> "_Screen":
+        (rows, d), features = x.shape, len(W)
+        columns = min(1024, _power(d))
+        known = torch.zeros(4, dtype=torch.int32, device=x.device)
+        peak, worst = known[:3], known[3:]
+        cuda_selecting.peaks[(features,)](W, peak, d, columns)
+        cuda_selecting.peaks[(rows,)](x, peak[1:], d, columns)
+        peak[2:].view(torch.float32).copy_(b.abs().amax())
+        rounded = [torch.empty_like(part, dtype=torch.float16) for part in (x, W, b)]
+        lengths, lost = x.new_empty(rows), x.new_empty(rows)
+        measured = lengths, lost, worst, d
+        cuda_selecting.round_rows[(features,)](W, peak, rounded[1], *measured, True, columns)
+        cuda_selecting.round_rows[(rows,)](x, peak, rounded[0], *measured, False, columns)
+        grid = (triton.cdiv(features, GROUPS),)
+        cuda_selecting.round_biases[grid](b, peak, rounded[2], features, GROUPS)
+        x16, weights, b16 = rounded
+        return cls(x16, weights, b16, lengths, lost, peak, worst)
+
+    def pieces(self) -> list[slice]:
+        """Return rows that are multiplied together."""
+        size = max(1, CHUNK_VALUES // len(self.weights))
+        return [slice(i, min(i + size, len(self.x))) for i in range(0, len(self.x), size)]
+
+    def judged(self, some: slice) -> tuple[Any, ...]:
+        """Return pre-activations of some rows, and what says how far off they are."""
+        with _sums_in_float32(self.x.device):
+            pre = linear(self.x[some], self.weights, self.b)
+        return pre, self.lengths[some], self.lost[some], self.peak, self.worst
+
+
+@contextmanager
+def _sums_in_float32(device: torch.device) -> Generator[None]:
+    """Let products of float16 be added up in float32 throughout, and stay in float16."""
+    switch = torch.backends.cuda.matmul
+    before = switch.allow_fp16_reduced_precision_reduction
+    switch.allow_fp16_reduced_precision_reduction = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        switch.allow_fp16_reduced_precision_reduction = before
+
+
+def _power(number: int) -> int:
+    return triton.next_power_of_2(number)
+
+
+def _columns(d: int) -> int:
+    return min(COLUMNS, _power(d))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return the tensor as loops can take it: without gaps."""
+    return tensor.detach().contiguous()
