@@ -1,7 +1,6 @@
 """Dictionaries whose decoder is one matrix: directions of length 1 that are added up."""
 
 from abc import ABC
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +8,7 @@ from torch.nn.functional import normalize
 
 from probe_sae.sae import sparse
 from probe_sae.sae.dictionary import SAE
+from probe_sae.sae.kernels import kernels_for
 from probe_sae.sae.settings import Settings
 from probe_sae.sae.sparse import SparseCodes
 
@@ -100,23 +100,14 @@ class LinearSAE(DecoderSAE, ABC):
 @torch.no_grad()
 def keep_lengths(weights: Tensor) -> None:
     """Take from a gradient what would only change the lengths of weights' rows, which are 1."""
-    if weights.grad is None:
-        return
-    parts = zip(_pieces(weights.grad), _pieces(weights), strict=True)
-    for grad, rows in parts:  # what is made of a piece stays in the cache
-        grad.addcmul_(rows, torch.linalg.vecdot(grad, rows)[:, None], value=-1)
+    if weights.grad is not None:
+        kernels_for(weights, 0).keep_lengths(weights, weights.grad)
 
 
 @torch.no_grad()
 def unit_rows(weights: Tensor) -> None:
     """Bring rows to length 1."""
-    for rows in _pieces(weights):
-        rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
-
-
-def _pieces(weights: Tensor) -> Sequence[Tensor]:
-    """Return weights in parts that fit into the cache of a CPU, which a GPU does not need."""
-    return weights.split(1024) if weights.device.type == "cpu" else [weights]
+    kernels_for(weights, 0).unit_rows(weights)
 
 
 def fired(codes: SparseCodes, features: int) -> Tensor:

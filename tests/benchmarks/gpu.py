@@ -8,20 +8,17 @@ disk and from memory. `world`: a known dictionary learned from 200 million rows.
 import argparse
 import json
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from probe_sae.sae import settings_for
+from probe_sae.sae import fraction_unexplained, settings_for
 from probe_sae.sae.kernels import cuda, cuda_selecting
-from probe_sae.training import TrainSettings, train
+from probe_sae.training import TrainSettings
 from probe_sae.training.learner import Learner
 from probe_sae.training.runs import Run
 
@@ -120,7 +117,6 @@ def parts(size: Size) -> None:
     counts = torch.zeros(len(x), dtype=torch.int32, device=DEVICE)
     listed = torch.zeros(len(x), room, dtype=torch.int32, device=DEVICE)
     found = x.new_zeros(len(x), room)
-    begins = torch.arange(0, len(x) * room, room, device=DEVICE)
     lists = listed[some], counts[some], len(W), size.d, k, room
 
     def list_them(groups: int = 1024, warps: int = 4) -> None:
@@ -146,7 +142,7 @@ def parts(size: Size) -> None:
         exact={
             f"{e}x{c}/{w}": milliseconds(
                 lambda e=e, c=c, w=w: cuda_selecting.exact[(len(x),)](
-                    x, W, b, listed, begins, counts, found, size.d, room, e, c, num_warps=w
+                    x, W, b, listed, counts, counts, found, size.d, room, True, e, c, num_warps=w
                 )
             )
             for e, c, w in ((8, 256, 4), (16, 256, 4), (16, 128, 4), (8, 256, 2), (32, 64, 4))
@@ -165,7 +161,11 @@ def parts(size: Size) -> None:
         dots=milliseconds(lambda: cuda.dots(codes, D, x)),
         sums_by_feature=milliseconds(lambda: cuda.sums_by_feature(codes, slopes, x, grad)),
     )
-    for name, values in (("ENTRIES", (4, 8, 16)), ("COLUMNS", (128, 256, 512)), ("PIECE", (32, 64, 128))):
+    for name, values in (
+        ("ENTRIES", (4, 8, 16)),
+        ("COLUMNS", (128, 256, 512)),
+        ("PIECE", (32, 64, 128)),
+    ):
         before = getattr(cuda, name)
         times: dict[int, list[float]] = {}
         for value in values:
@@ -205,7 +205,9 @@ def profile(size: Size, arch: str) -> None:
         for i in range(5):
             mine.step(x, 9 + i)
         torch.cuda.synchronize()
-    print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=32, max_name_column_width=60))
+    print(
+        seen.key_averages().table(sort_by="cuda_time_total", row_limit=32, max_name_column_width=60)
+    )
 
 
 def steps(size: Size, arch: str, count: int, precision: str = "float32") -> None:
@@ -224,11 +226,16 @@ def steps(size: Size, arch: str, count: int, precision: str = "float32") -> None
     torch.cuda.synchronize()
     wall = time.perf_counter() - began
     say(
-        library="ours", arch=arch, precision=precision, size=size, step_ms=round(1000 * wall / count, 3),
-        program_ms=round(1000 * program / count, 3), rows_per_second=round(count * size.batch / wall),
-        unexplained=float((result.target - result.x_hat).square().sum() / (result.target - result.target.mean(0)).square().sum()),
+        library="ours",
+        arch=arch,
+        precision=precision,
+        size=size,
+        step_ms=round(1000 * wall / count, 3),
+        program_ms=round(1000 * program / count, 3),
+        rows_per_second=round(count * size.batch / wall),
+        unexplained=fraction_unexplained(result.target, result.x_hat.detach()),
         GiB=round(torch.cuda.max_memory_allocated() / 2**30, 2),
-    )  # fmt: skip
+    )
 
 
 def main() -> None:

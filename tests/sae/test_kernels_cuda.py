@@ -252,3 +252,18 @@ def test_gradients_of_a_step_are_those_of_the_dense_formula(
     wanted = torch.autograd.grad((pre @ W_dec + b_dec - x).square().sum(), parts)
     for mine, plain in zip(got, wanted, strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-5 * float(plain.abs().max()))
+
+
+def test_lengths_are_kept_and_restored() -> None:
+    _, W, _ = sample(2, 37, 20)
+    directions, grad = W.clone(), torch.randn(20, 37).to(DEVICE)
+    plain, plain_grad = W.clone(), grad.clone()
+
+    cuda.unit_rows(directions)
+    reference.unit_rows(plain)
+    cuda.keep_lengths(directions, grad)
+    reference.keep_lengths(plain, plain_grad)
+
+    torch.testing.assert_close(directions, plain)
+    torch.testing.assert_close(grad, plain_grad)
+    assert float((grad * directions).sum(1).abs().max()) < 1e-5

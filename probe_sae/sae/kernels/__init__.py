@@ -67,6 +67,14 @@ class Kernels(Protocol):
         """
         ...
 
+    def keep_lengths(self, weights: Tensor, grad: Tensor) -> None:
+        """Take from a gradient what would only change the lengths of weights' rows, which are 1."""
+        ...
+
+    def unit_rows(self, weights: Tensor) -> None:
+        """Bring rows to length 1."""
+        ...
+
 
 def kernels_for(W: Tensor, rows: int) -> Kernels:
     """Return the make for weights [features, d] and so many rows.

@@ -159,6 +159,9 @@ def sums_by_feature(
     return out
 
 
+keep_lengths, unit_rows = reference.keep_lengths, reference.unit_rows
+
+
 def _are_numbers(*tensors: Tensor) -> bool:
     """Return whether all is finite: compiled loops compare numbers only."""
     return bool(torch.stack([tensor.sum() for tensor in tensors]).isfinite().all())

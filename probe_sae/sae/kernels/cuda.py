@@ -26,7 +26,7 @@ GROUPS = 1024
 PIECE = 64
 """Firings of a feature that are added up by one program."""
 ENTRIES = 8
-"""Firings that a program reads at once."""
+"""Firings that a program reads at once; twice as many where a row's are added up."""
 COLUMNS = 256
 """Numbers of a row that a program reads at once."""
 
@@ -44,11 +44,9 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
     for some in screen.pieces():
         lists = listed[some], counts[some], features, d, k, room, groups
         cuda_selecting.list_largest[(len(lists[0]),)](*screen.judged(some), *lists)
-    begins = torch.arange(0, rows * room, room, device=x.device)
-    found = x.new_empty(rows, room)
-    values = x.new_zeros(rows, k)
-    indices = torch.zeros(rows, k, dtype=torch.int64, device=x.device)
-    _exact(x, weights, b, listed, begins, counts, found, room)
+    found, values = x.new_empty(rows, room), x.new_empty(rows, k)
+    indices = torch.empty(rows, k, dtype=torch.int64, device=x.device)
+    _exact(x, weights, b, listed, None, counts, found, room)
     chosen = values, indices, k, room, room, min(room, 32)
     cuda_selecting.choose[(rows,)](listed, found, counts, *chosen)
     crowded = (counts > room).nonzero().squeeze(1)  # such as rows of zeros: all may decide
@@ -94,9 +92,10 @@ def dots(codes: SparseCodes, W: Tensor, x: Tensor) -> Tensor:
     values, indices, weights, x = map(_plain, (*codes, W, x))
     (rows, width), d = values.shape, weights.shape[1]
     out = torch.empty_like(values)
-    grid = rows, triton.cdiv(width, ENTRIES)
+    entries = 2 * ENTRIES
     if out.numel():
-        cuda_sums.dots[grid](values, indices, weights, x, out, width, d, ENTRIES, _columns(d))
+        grid = rows, triton.cdiv(width, entries)
+        cuda_sums.dots[grid](values, indices, weights, x, out, width, d, entries, _columns(d))
     return out
 
 
@@ -113,26 +112,32 @@ def sums_by_feature(
 ) -> Tensor:
     """See `Kernels.sums_by_feature`."""
     values, indices, weights, x = map(_plain, (*codes, weights, x))
-    features, d = out.shape
+    (features, d), width = out.shape, values.shape[1]
     keys = torch.where(values != 0, indices, features).flatten().to(torch.int32)
-    sorted_keys, order = keys.sort(stable=True)
+    keys, order = keys.sort(stable=True)
     places = torch.arange(features + 1, dtype=torch.int32, device=x.device)
-    starts = torch.searchsorted(sorted_keys, places, out_int32=True)
-    pieces = (starts.diff() + (PIECE - 1)).div_(PIECE, rounding_mode="floor")
-    spills = torch.where(pieces > 1, pieces, 0).cumsum(0, dtype=torch.int32)
-    ends = pieces.clamp_min_(1).cumsum(0, dtype=torch.int32)
-    room = max(1, 2 * (len(keys) // PIECE))
-    scratch, scratch_totals = x.new_empty(room, d), x.new_empty(room)
+    starts = torch.searchsorted(keys, places, out_int32=True)
+    blocks, columns = triton.cdiv(len(keys), PIECE), min(2 * COLUMNS, _power(d))
+    scratch, scratch_totals = x.new_empty(2 * blocks, d), x.new_empty(2 * blocks)
     totals = x.new_empty(features) if totals is None else totals
-    columns = _columns(d)
-    blocks = triton.cdiv(d, columns)
-    written = out, scratch, totals, scratch_totals
-    cuda_sums.sums_by_feature[(len(keys) // PIECE + features, blocks)](
-        order, weights, x, starts, ends, spills, *written, features, values.shape[1], d,
-        PIECE, ENTRIES, columns,
-    )  # fmt: skip
-    cuda_sums.join_pieces[(features, blocks)](starts, spills, *written, d, PIECE, columns)
+    written = out, totals, scratch, scratch_totals, features
+    across, sizes = triton.cdiv(d, columns), (width, d, PIECE, ENTRIES, columns)
+    cuda_sums.sums_by_feature[(features + blocks, across)](
+        keys, order, weights, x, starts, *written, *sizes
+    )
+    if blocks:
+        cuda_sums.join_pieces[(blocks, across)](keys, starts, *written, d, PIECE, columns)
     return out
+
+
+def keep_lengths(weights: Tensor, grad: Tensor) -> None:
+    """See `Kernels.keep_lengths`."""
+    cuda_sums.keep_lengths[(len(weights),)](grad, weights, weights.shape[1], _row(weights))
+
+
+def unit_rows(weights: Tensor) -> None:
+    """See `Kernels.unit_rows`."""
+    cuda_sums.unit_rows[(len(weights),)](weights, weights.shape[1], _row(weights))
 
 
 def _add_up(
@@ -150,19 +155,21 @@ def _add_up(
     if rows:
         cuda_sums.errors[(rows, triton.cdiv(d, columns))](
             values, indices, weights, x_hat if bias is None else bias,
-            x_hat if target is None else target, x_hat, error, width, d, target is not None, ENTRIES, columns,
+            x_hat if target is None else target, x_hat, error, width, d, target is not None,
+            2 * ENTRIES, columns,
         )  # fmt: skip
 
 
 def _exact(
-    x: Tensor, W: Tensor, b: Tensor, listed: Tensor, begins: Tensor, counts: Tensor, values: Tensor,
-    room: int,
+    x: Tensor, W: Tensor, b: Tensor, listed: Tensor, begins: Tensor | None, counts: Tensor,
+    values: Tensor, room: int,
 ) -> None:  # fmt: skip
-    """Write listed pre-activations in float32; at most `room` of each row."""
-    d = x.shape[1]
+    """Write listed pre-activations in float32; at most `room` of each row, or lists of `room`."""
+    d, is_even = x.shape[1], begins is None
     cuda_selecting.exact[(len(x),)](
-        x, W, b, listed, begins, counts, values, d, room, ENTRIES, _columns(d)
-    )
+        x, W, b, listed, counts if begins is None else begins, counts, values, d, room, is_even,
+        ENTRIES, _columns(d), num_warps=2,
+    )  # fmt: skip
 
 
 class _Screen(NamedTuple):
@@ -183,20 +190,14 @@ class _Screen(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, W: Tensor, b: Tensor) -> "_Screen":
         (rows, d), features = x.shape, len(W)
-        columns = min(1024, _power(d))
         known = torch.zeros(4, dtype=torch.int32, device=x.device)
         peak, worst = known[:3], known[3:]
-        cuda_selecting.peaks[(features,)](W, peak, d, columns)
-        cuda_selecting.peaks[(rows,)](x, peak[1:], d, columns)
-        peak[2:].view(torch.float32).copy_(b.abs().amax())
-        rounded = [torch.empty_like(part, dtype=torch.float16) for part in (x, W, b)]
+        x16, weights, b16 = (torch.empty_like(part, dtype=torch.float16) for part in (x, W, b))
         lengths, lost = x.new_empty(rows), x.new_empty(rows)
-        measured = lengths, lost, worst, d
-        cuda_selecting.round_rows[(features,)](W, peak, rounded[1], *measured, True, columns)
-        cuda_selecting.round_rows[(rows,)](x, peak, rounded[0], *measured, False, columns)
-        grid = (triton.cdiv(features, GROUPS),)
-        cuda_selecting.round_biases[grid](b, peak, rounded[2], features, GROUPS)
-        x16, weights, b16 = rounded
+        grid, sizes = (features + rows,), (features, d, _row(x))
+        cuda_selecting.measure[grid](x, W, b, peak, *sizes)
+        written = x16, weights, b16, lengths, lost, worst
+        cuda_selecting.round_all[grid](x, W, b, peak, *written, *sizes)
         return cls(x16, weights, b16, lengths, lost, peak, worst)
 
     def pieces(self) -> list[slice]:
@@ -230,6 +231,11 @@ def _power(number: int) -> int:
 
 def _columns(d: int) -> int:
     return min(COLUMNS, _power(d))
+
+
+def _row(rows: Tensor) -> int:
+    """Return how much of a row a program that has all of it reads at once."""
+    return min(1024, _power(rows.shape[1]))
 
 
 def _plain(tensor: Tensor) -> Tensor:

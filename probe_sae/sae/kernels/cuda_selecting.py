@@ -19,17 +19,25 @@ SMALLEST: tl.constexpr = tl.constexpr(2.0**-23)
 
 
 @gpu_loop
-def peaks(rows, out, d, COLUMNS: tl.constexpr):
-    """Raise `out`, bits of a float32, to the length of a row, where that is a number."""
-    row = tl.program_id(0).to(tl.int64)
+def measure(x, W, b, peak, features, d, COLUMNS: tl.constexpr):
+    """Raise `peak`, bits of float32, to the lengths of weights and rows and the size of biases.
+
+    Those that are no numbers do not count.
+    """
+    number = tl.program_id(0).to(tl.int64)
+    is_row = number >= features
+    rows = x + (number - features) * d if is_row else W + number * d
     total = tl.zeros([COLUMNS], tl.float32)
     for start in range(0, d, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
-        part = tl.load(rows + row * d + columns, columns < d, 0.0)
+        part = tl.load(rows + columns, columns < d, 0.0)
         total += part * part
-    length = tl.sqrt(tl.sum(total, 0))
-    bits = length.to(tl.int32, bitcast=True)
-    tl.atomic_max(out, tl.where(bits < INFINITE, bits, 0))
+    bits = tl.sqrt(tl.sum(total, 0)).to(tl.int32, bitcast=True)
+    where = peak + 1 if is_row else peak
+    tl.atomic_max(where, tl.where(bits < INFINITE, bits, 0))
+    if not is_row:
+        bias = tl.abs(tl.load(b + number)).to(tl.int32, bitcast=True)
+        tl.atomic_max(peak + 2, tl.where(bias < INFINITE, bias, 0))
 
 
 @gpu_loop
@@ -60,41 +68,40 @@ def scale_of_rows(peak):
 
 
 @gpu_loop
-def round_rows(
-    rows, peak, out, lengths, lost, worst, d, IS_WEIGHTS: tl.constexpr, COLUMNS: tl.constexpr
+def round_all(
+    x, W, b, peak, x16, W16, b16, lengths, lost, worst, features, d, COLUMNS: tl.constexpr
 ):
-    """Write scaled rows in float16, and their lengths and those of what rounding took.
+    """Write scaled rows, weights and biases in float16, and what rounding took.
 
-    For weights, only the largest of what rounding took is kept, as bits, in `worst`.
+    Of rows, the lengths before and of what was taken; of weights the largest of the latter, as
+    bits.
     """
-    row = tl.program_id(0).to(tl.int64)
-    scale = scale_of_weights(peak) if IS_WEIGHTS else scale_of_rows(peak)
+    number = tl.program_id(0).to(tl.int64)
+    is_row = number >= features
+    row = number - features
+    rows = x + row * d if is_row else W + number * d
+    out = x16 + row * d if is_row else W16 + number * d
+    of_weights, of_rows = scale_of_weights(peak), scale_of_rows(peak)
+    scale = of_rows if is_row else of_weights
     total = tl.zeros([COLUMNS], tl.float32)
     missed = tl.zeros([COLUMNS], tl.float32)
     for start in range(0, d, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
-        part = tl.load(rows + row * d + columns, columns < d, 0.0) * scale
+        part = tl.load(rows + columns, columns < d, 0.0) * scale
         rounded = part.to(tl.float16)
-        tl.store(out + row * d + columns, rounded, columns < d)
+        tl.store(out + columns, rounded, columns < d)
         gone = part - rounded.to(tl.float32)
         total += part * part
         missed += gone * gone
     taken = tl.sqrt(tl.sum(missed, 0))
-    if IS_WEIGHTS:
-        bits = taken.to(tl.int32, bitcast=True)
-        tl.atomic_max(worst, tl.where(bits < INFINITE, bits, 0))
-    else:
+    if is_row:
         tl.store(lengths + row, tl.sqrt(tl.sum(total, 0)))
         tl.store(lost + row, taken)
-
-
-@gpu_loop
-def round_biases(b, peak, out, features, BLOCK: tl.constexpr):
-    """Write biases in float16, in units of the products."""
-    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    scale = scale_of_weights(peak) * scale_of_rows(peak)
-    bias = tl.load(b + places, places < features, 0.0) * scale
-    tl.store(out + places, bias.to(tl.float16), places < features)
+    else:
+        bits = taken.to(tl.int32, bitcast=True)
+        tl.atomic_max(worst, tl.where(bits < INFINITE, bits, 0))
+        bias = tl.load(b + number) * of_weights * of_rows
+        tl.store(b16 + number, bias.to(tl.float16))
 
 
 @gpu_loop
@@ -177,11 +184,12 @@ def count_over(
 
 @gpu_loop
 def exact(
-    x, W, b, listed, begins, counts, values, d, room, ENTRIES: tl.constexpr, COLUMNS: tl.constexpr
-):
-    """Write the pre-activations that are listed, in float32."""
+    x, W, b, listed, begins, counts, values, d, room,
+    IS_EVEN: tl.constexpr, ENTRIES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Write the pre-activations that are listed, in float32; lists are evenly spaced, or not."""
     row = tl.program_id(0).to(tl.int64)
-    begin = tl.load(begins + row)
+    begin = row * room if IS_EVEN else tl.load(begins + row)
     end = begin + tl.minimum(tl.load(counts + row), room)
     for first in range(begin, end, ENTRIES):
         entries = first + tl.arange(0, ENTRIES)

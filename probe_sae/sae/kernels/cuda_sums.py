@@ -53,73 +53,127 @@ def dots(values, indices, W, x, out, width, d, ENTRIES: tl.constexpr, COLUMNS: t
 
 
 @gpu_loop
-def sums_by_feature(
-    order, weights, x, starts, ends, spills, out, scratch, totals, scratch_totals, features, width,
-    d, PIECE: tl.constexpr, ENTRIES: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """Write the sums of pieces of at most PIECE firings of a feature.
-
-    A feature of one piece has it in `out`; those of more in `scratch`, for `join_pieces`.
-
-    `order` [firings] says where in [rows, width] firings are, sorted by feature; `starts`
-    [features + 1] where each feature's begin in it; `ends` [features] how many pieces there are up
-    to and with this feature's; `spills` the same, counting only those of features with several.
-    """
-    piece = tl.program_id(0)
-    if piece >= tl.load(ends + features - 1):
-        return
-    feature = tl.zeros([], tl.int32)
-    last = feature + features - 1
-    while feature < last:
-        middle = (feature + last) // 2
-        is_past = tl.load(ends + middle) > piece
-        last = tl.where(is_past, middle, last)
-        feature = tl.where(is_past, feature, middle + 1)
-    begin, end = tl.load(starts + feature), tl.load(starts + feature + 1)
-    pieces = tl.maximum((end - begin + PIECE - 1) // PIECE, 1)
-    number = piece - (tl.load(ends + feature) - pieces)
-    first = begin + number * PIECE
-    stop = tl.minimum(first + PIECE, end)
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = columns < d
+def sum_of(
+    order, weights, x, first, stop, columns, width, d, ENTRIES: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Return the sum of rows of x times weights over places of `order`, and that of the weights."""
     total = tl.zeros([COLUMNS], tl.float32)
     weight_sum = tl.zeros([ENTRIES], tl.float32)
     for start in range(first, stop, ENTRIES):
         entries = start + tl.arange(0, ENTRIES)
         place = tl.load(order + entries, entries < stop, 0)
         weight = tl.load(weights + place, entries < stop, 0.0)
-        row = place // width
-        mask = (entries < stop)[:, None] & inside[None, :]
-        part = tl.load(x + row[:, None] * d + columns[None, :], mask, 0.0)
+        mask = (entries < stop)[:, None] & (columns < d)[None, :]
+        part = tl.load(x + (place // width)[:, None] * d + columns[None, :], mask, 0.0)
         total += tl.sum(part * weight[:, None], 0)
         weight_sum += weight
-    where, where_total = out + feature.to(tl.int64) * d, totals + feature
-    if pieces > 1:
-        slot = tl.load(spills + feature) - pieces + number
-        where, where_total = scratch + slot.to(tl.int64) * d, scratch_totals + slot
-    tl.store(where + columns, total, inside)
-    if tl.program_id(1) == 0:
-        tl.store(where_total, tl.sum(weight_sum, 0))
+    return total, tl.sum(weight_sum, 0)
+
+
+@gpu_loop
+def sums_by_feature(
+    keys, order, weights, x, starts, out, totals, scratch, scratch_totals, features, width, d,
+    PIECE: tl.constexpr, ENTRIES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Write the sums of features that fire at most PIECE times; of others, those of pieces.
+
+    `order` [firings] says where in [rows, width] firings are, sorted by feature, `keys` of which
+    feature they are; `starts` [features + 1] where each feature's begin. The first programs have a
+    feature each, the others a block of PIECE firings: of features that fire more often, at most
+    one ends in it and one begins, and their sums over it go to `scratch`, [2 * blocks, d].
+    """
+    number = tl.program_id(0)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < d
+    if number < features:
+        begin, end = tl.load(starts + number), tl.load(starts + number + 1)
+        if end - begin <= PIECE:
+            total, weight_sum = sum_of(
+                order, weights, x, begin, end, columns, width, d, ENTRIES, COLUMNS
+            )
+            tl.store(out + number.to(tl.int64) * d + columns, total, inside)
+            if tl.program_id(1) == 0:
+                tl.store(totals + number, weight_sum)
+    else:
+        block = number - features
+        fired = tl.load(starts + features)
+        first = block * PIECE
+        last = tl.minimum(first + PIECE, fired) - 1
+        if first < fired:
+            for side in tl.static_range(2):
+                feature = tl.load(keys + (last if side else first))
+                begin, end = tl.load(starts + feature), tl.load(starts + feature + 1)
+                is_new = (side == 0) | (begin > first)
+                if (end - begin > PIECE) & is_new:
+                    total, weight_sum = sum_of(
+                        order, weights, x, tl.maximum(begin, first), tl.minimum(end, last + 1),
+                        columns, width, d, ENTRIES, COLUMNS,
+                    )  # fmt: skip
+                    slot = 2 * block + side
+                    tl.store(scratch + slot.to(tl.int64) * d + columns, total, inside)
+                    if tl.program_id(1) == 0:
+                        tl.store(scratch_totals + slot, weight_sum)
 
 
 @gpu_loop
 def join_pieces(
-    starts, spills, out, scratch, totals, scratch_totals, d,
+    keys, starts, out, totals, scratch, scratch_totals, features, d,
     PIECE: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Add up the pieces of features that have more than one."""
-    feature = tl.program_id(0).to(tl.int64)
-    count = tl.load(starts + feature + 1) - tl.load(starts + feature)
-    pieces = (count + PIECE - 1) // PIECE
-    if pieces <= 1:
+    """Add up the pieces of the feature of more than PIECE firings that begins in a block, if any.
+
+    Such a feature has the block's last firing.
+    """
+    block = tl.program_id(0)
+    fired = tl.load(starts + features)
+    first = block * PIECE
+    if first >= fired:
         return
-    first = (tl.load(spills + feature) - pieces).to(tl.int64)
+    feature = tl.load(keys + tl.minimum(first + PIECE, fired) - 1)
+    begin, end = tl.load(starts + feature), tl.load(starts + feature + 1)
+    if (begin < first) | (end - begin <= PIECE):
+        return
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros([COLUMNS], tl.float32)
     weight_sum = tl.zeros([], tl.float32)
-    for number in range(pieces):
-        total += tl.load(scratch + (first + number) * d + columns, columns < d, 0.0)
-        weight_sum += tl.load(scratch_totals + first + number)
-    tl.store(out + feature * d + columns, total, columns < d)
+    for piece in range(block, (end - 1) // PIECE + 1):
+        # its first firing is the block's second side, unless the block begins with it
+        slot = 2 * piece + tl.where(begin > piece * PIECE, 1, 0)
+        total += tl.load(scratch + slot.to(tl.int64) * d + columns, columns < d, 0.0)
+        weight_sum += tl.load(scratch_totals + slot)
+    tl.store(out + feature.to(tl.int64) * d + columns, total, columns < d)
     if tl.program_id(1) == 0:
         tl.store(totals + feature, weight_sum)
+
+
+@gpu_loop
+def keep_lengths(grad, W, d, COLUMNS: tl.constexpr):
+    """Take from a gradient's row what would only change the length of the weights', which is 1."""
+    row = tl.program_id(0).to(tl.int64)
+    along = tl.zeros([COLUMNS], tl.float32)
+    for start in range(0, d, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        slope = tl.load(grad + row * d + columns, columns < d, 0.0)
+        along += slope * tl.load(W + row * d + columns, columns < d, 0.0)
+    part = tl.sum(along, 0)
+    for start in range(0, d, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        slope = tl.load(grad + row * d + columns, columns < d, 0.0)
+        direction = tl.load(W + row * d + columns, columns < d, 0.0)
+        tl.store(grad + row * d + columns, slope - part * direction, columns < d)
+
+
+@gpu_loop
+def unit_rows(W, d, COLUMNS: tl.constexpr):
+    """Bring a row to length 1."""
+    row = tl.program_id(0).to(tl.int64)
+    squares = tl.zeros([COLUMNS], tl.float32)
+    for start in range(0, d, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        part = tl.load(W + row * d + columns, columns < d, 0.0)
+        squares += part * part
+    length = tl.maximum(tl.sqrt(tl.sum(squares, 0)), 1e-12)
+    for start in range(0, d, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        part = tl.load(W + row * d + columns, columns < d, 0.0)
+        tl.store(W + row * d + columns, part / length, columns < d)

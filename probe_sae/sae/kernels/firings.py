@@ -39,7 +39,7 @@ class Errors(NamedTuple):
 
 def in_rows(flat: Flat, rows: int) -> SparseCodes:
     """Return lists as [rows, width], with zeros at the end of short rows."""
-    lengths = torch.bincount(flat.rows, minlength=rows)
+    lengths = flat.rows.new_zeros(rows).index_add_(0, flat.rows, torch.ones_like(flat.rows))
     width = max(1, int(lengths.max())) if rows else 1
     starts = lengths.cumsum(0) - lengths
     place = flat.rows * width - starts[flat.rows]

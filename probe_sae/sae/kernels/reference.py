@@ -80,6 +80,22 @@ def sums_by_feature(
     return out.copy_(sums)
 
 
+def keep_lengths(weights: Tensor, grad: Tensor) -> None:
+    """See `Kernels.keep_lengths`."""
+    parts = zip(grad.split(_PIECE), weights.split(_PIECE), strict=True)
+    for slopes, rows in parts:  # what is made of a piece stays in the cache
+        slopes.addcmul_(rows, torch.linalg.vecdot(slopes, rows)[:, None], value=-1)
+
+
+def unit_rows(weights: Tensor) -> None:
+    """See `Kernels.unit_rows`."""
+    for rows in weights.split(_PIECE):
+        rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+_PIECE = 1024
+
+
 def _chunk(W: Tensor) -> int:
     """Return how many rows are encoded at once."""
     return CHUNK_ROWS if W.device.type == "cpu" else max(1, CHUNK_VALUES // len(W))
