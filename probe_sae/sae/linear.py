@@ -112,5 +112,4 @@ def unit_rows(weights: Tensor) -> None:
 
 def fired(codes: SparseCodes, features: int) -> Tensor:
     """Return on how many rows each feature fires, [features]."""
-    fires = (codes.values != 0).flatten().long()
-    return fires.new_zeros(features).index_add_(0, codes.indices.flatten(), fires)
+    return kernels_for(codes.values, 0).fired(codes, features)

@@ -1,15 +1,24 @@
-"""What training takes on a GPU: `python tests/benchmarks/gpu.py parts|steps|peers|feeding|world`.
+"""What training takes on a GPU: `python tests/benchmarks/gpu.py parts|steps|feeding|world`.
 
 `parts`: milliseconds of what a step consists of, beside one product of the encoder. `steps`: rows a
-second of our trainer and of others, where they are installed. `feeding`: the same from a store on
-disk and from memory. `world`: a known dictionary learned from 200 million rows. Prints JSON lines.
+second of our learner, and of others where they are installed (`--library ours saelens sparsify`).
+`feeding`: rows a second of a training from a store on disk and from memory. `world`: a known
+dictionary learned from 200 million rows. `profile` and `program` say where a step's time goes.
+Prints lines of JSON.
 """
 
 import argparse
+import cProfile
+import itertools
 import json
+import pstats
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +27,11 @@ from torch.nn.functional import linear, normalize
 
 from probe_sae.sae import fraction_unexplained, settings_for
 from probe_sae.sae.kernels import cuda, cuda_selecting
-from probe_sae.training import TrainSettings
+from probe_sae.training import TrainSettings, train
 from probe_sae.training.learner import Learner
 from probe_sae.training.runs import Run
+
+contestants: Any = import_module("contestants")  # beside this file
 
 
 class Size(NamedTuple):
@@ -205,54 +216,246 @@ def profile(size: Size, arch: str) -> None:
         for i in range(5):
             mine.step(x, 9 + i)
         torch.cuda.synchronize()
-    print(
-        seen.key_averages().table(sort_by="cuda_time_total", row_limit=32, max_name_column_width=60)
+    table = seen.key_averages().table(sort_by="self_cuda_time_total", row_limit=60)
+    print(table, file=sys.stderr)
+
+
+def program(size: Size, arch: str) -> None:
+    """Print what the program itself does in a step."""
+    x = world(size, size.batch, 1)
+    mine = learner(size, arch, x)
+    for i in range(5):
+        mine.step(x, i)
+    torch.cuda.synchronize()
+    seen = cProfile.Profile()
+    seen.enable()
+    for i in range(50):
+        mine.step(x, 14 + i)
+    seen.disable()
+    torch.cuda.synchronize()
+    pstats.Stats(seen, stream=sys.stderr).sort_stats("tottime").print_stats(45)
+
+
+Stepper = tuple[Callable[[Tensor], object], Callable[[Tensor], Tensor]]
+"""Learns from a batch; returns the reconstruction of rows."""
+
+
+def ours(size: Size, arch: str, rows: Tensor) -> Stepper:
+    """Return our learner; `+tf32` or `+bf16` behind the architecture is a precision."""
+    arch, _, precision = arch.partition("+")
+    mine, at = learner(size, arch, rows, precision or "float32"), itertools.count()
+    return lambda rows: mine.step(rows, next(at)), mine.sae
+
+
+def saelens(size: Size, arch: str, rows: Tensor) -> Stepper:
+    """Return SAELens' trainer; `+autocast` behind the architecture is its own option."""
+    arch, _, precision = arch.partition("+")
+    sae_lens: Any = import_module("sae_lens")
+    config: Any = import_module("sae_lens.config")
+    trainers: Any = import_module("sae_lens.training.sae_trainer")
+    kind, more = {
+        "topk": ("TopK", {"k": size.k}),
+        "batchtopk": ("BatchTopK", {"k": size.k}),
+        "jumprelu": ("JumpReLU", {}),
+        "l1": ("Standard", {"l1_coefficient": 0.3}),
+    }[arch]
+    made = getattr(sae_lens, f"{kind}TrainingSAEConfig")(
+        d_in=size.d, d_sae=size.features, device="cuda", **more
     )
+    sae = getattr(sae_lens, f"{kind}TrainingSAE")(made)
+    settings = config.SAETrainerConfig(
+        total_training_samples=size.batch * 100_000,
+        train_batch_size_samples=size.batch,
+        lr=1e-3,
+        lr_end=1e-3,
+        lr_warm_up_steps=1000,
+        device="cuda",
+        autocast=precision == "autocast",
+        logger=config.LoggingConfig(log_to_wandb=False),
+    )
+    trainer = trainers.SAETrainer(settings, sae, data_provider=iter(()))
+
+    def step(rows: Tensor) -> None:
+        trainer.step(rows)
+        trainer.n_training_steps += 1
+
+    return step, lambda rows: sae.decode(sae.encode(rows))
 
 
-def steps(size: Size, arch: str, count: int, precision: str = "float32") -> None:
-    """Print rows a second of our learner."""
-    batches = [world(size, size.batch, 1 + i) for i in range(8)]
-    mine = learner(size, arch, batches[0], precision)
-    torch.cuda.reset_peak_memory_stats()
-    for i in range(20):
-        mine.step(batches[i % 8], i)
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    program = time.process_time()
-    for i in range(count):
-        result = mine.step(batches[i % 8], 20 + i)
-    program = time.process_time() - program
-    torch.cuda.synchronize()
-    wall = time.perf_counter() - began
+def sparsify(size: Size, arch: str, rows: Tensor) -> Stepper:
+    """Return sparsify: what its trainer's loop does, with its own bfloat16 and Triton."""
+    library: Any = import_module("sparsify")
+    torch.set_float32_matmul_precision("high")  # as its trainer does
+    config = library.SparseCoderConfig(num_latents=size.features, k=size.k)
+    sae = library.SparseCoder(size.d, config, device="cuda", dtype=torch.float32)
+    sae.b_dec.data = rows[:8192].mean(0)
+    optimiser = torch.optim.Adam(sae.parameters(), lr=1e-3, fused=True)
+
+    def step(rows: Tensor) -> None:
+        sae.set_decoder_norm_to_unit_norm()
+        out = sae(x=rows, y=rows)
+        out.fvu.backward()
+        sae.remove_gradient_parallel_to_decoder_directions()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def rebuild(rows: Tensor) -> Tensor:
+        found = sae.encode(rows)
+        return sae.decode(found.top_acts, found.top_indices)
+
+    return step, rebuild
+
+
+LIBRARIES = {"ours": ours, "saelens": saelens, "sparsify": sparsify}
+
+
+def steps(size: Size, library: str, arch: str, count: int) -> None:
+    """Print rows a second of a library."""
+    batches = [world(size, size.batch, 1 + i) for i in range(6)]
+    try:
+        step, rebuild = LIBRARIES[library](size, arch, batches[0])
+        torch.cuda.reset_peak_memory_stats()
+        for i in range(10):
+            step(batches[i % 5])
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for i in range(count):
+            step(batches[i % 5])
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - began
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        with torch.no_grad():
+            x = batches[5][:4096]
+            unexplained = fraction_unexplained(x, rebuild(x).float())
+    except Exception as problem:  # a library that cannot, or that is not there
+        say(library=library, arch=arch, size=size, error=f"{type(problem).__name__}: {problem}")
+        return
+    finally:
+        torch.set_float32_matmul_precision("highest")
     say(
-        library="ours",
+        library=library,
         arch=arch,
-        precision=precision,
         size=size,
         step_ms=round(1000 * wall / count, 3),
-        program_ms=round(1000 * program / count, 3),
         rows_per_second=round(count * size.batch / wall),
-        unexplained=fraction_unexplained(result.target, result.x_hat.detach()),
-        GiB=round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        unexplained_after=(count + 10, round(unexplained, 4)),
+        GiB=round(peak, 2),
     )
+
+
+class GpuWorld:
+    """A stream of sums of known directions, drawn on the GPU: Zipf's rates, half of them grouped.
+
+    The same world as that of `contestants.py`, and seeds that no dictionary has.
+    """
+
+    def __init__(self, size: Size, rows: int) -> None:
+        """Draw directions and rates."""
+        self._size, self.rows, self.widths = size, rows, (size.d,)
+        known = contestants.World(contestants.Size(size.d, size.features, size.k, size.batch))
+        self.directions, self._rates = known.directions.to(DEVICE), known.rates.to(DEVICE)
+        self._gates, self._grouped = known.gates.to(DEVICE), known.grouped
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return rows, [count, d]."""
+        how: dict[str, Any] = {"generator": generator, "device": DEVICE}
+        fires = torch.rand(count, self._size.features, **how) < self._rates
+        opened = torch.rand(count, len(self._gates), **how) < self._gates
+        fires[:, : self._grouped] &= opened.repeat_interleave(8, 1)
+        codes = torch.randn(count, self._size.features, **how).mul_(0.25).add_(1).abs_()
+        codes *= fires
+        noise = torch.randn(count, self._size.d, **how)
+        return torch.addmm(noise, codes, self.directions, beta=0.01)
+
+    def epoch(self, number: int, batch: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield batches."""
+        generator = torch.Generator(DEVICE).manual_seed(contestants.WORLD_SEED + number)
+        for _ in range(start * batch, self.rows, batch):
+            yield self.draw(batch, generator)
+
+    def sample(self, count: int) -> Tensor:
+        """Return rows that no epoch has."""
+        generator = torch.Generator(DEVICE).manual_seed(contestants.WORLD_SEED - 1)
+        return self.draw(count, generator).cpu()
+
+    def in_order(self, batch: int) -> Iterator[Tensor]:
+        """Yield an epoch."""
+        return self.epoch(0, batch)
+
+
+def learn_world(arch: str, rows: int, batch: int) -> None:
+    """Print how long a known dictionary of 4,096 features on 768 dimensions takes to learn."""
+    size = Size(768, 4096, 16, batch)
+    stream = GpuWorld(size, rows)
+    torch.set_float32_matmul_precision("high")  # of the world's own product
+    generator = torch.Generator(DEVICE).manual_seed(1)
+    drawing = milliseconds(lambda: stream.draw(batch, generator))
+    began = time.perf_counter()
+    settings = settings_for(arch, {"features": size.features, "k": size.k})
+    sae = train(stream, settings, TrainSettings(rows=rows, batch_size=batch), device=DEVICE)
+    seconds = time.perf_counter() - began
+    rows_unseen = stream.sample(16384)
+    cosines = stream.directions.cpu() @ normalize(sae.directions(), dim=1).T
+    say(
+        world=size,
+        arch=arch,
+        rows=rows,
+        seconds=round(seconds, 1),
+        rows_per_second=round(rows / seconds),
+        drawing_ms_of_a_batch=drawing,
+        recovered=round(float((cosines.amax(1) > 0.9).float().mean()), 4),
+        mmcs=round(float(cosines.amax(1).mean()), 4),
+        unexplained=round(fraction_unexplained(rows_unseen, sae(rows_unseen)), 4),
+    )
+
+
+def feeding(size: Size, arch: str, rows: int) -> None:
+    """Print rows a second from a store on disk, from memory, and from the GPU's memory."""
+    settings = settings_for(arch, {"features": size.features, "k": size.k})
+    with tempfile.TemporaryDirectory() as folder:
+        store = import_module("training").make_store(Path(folder) / "store", 1 << 18, size.d)
+        memory = store["site"][:].float()
+        for turn in range(3):
+            for name, data in (("store", store), ("memory", memory), ("gpu", memory.to(DEVICE))):
+                wanted = TrainSettings(rows=rows if turn else rows // 8, batch_size=size.batch)
+                torch.cuda.synchronize()
+                began = time.perf_counter()
+                train(data, settings, wanted, device=DEVICE)
+                seconds = time.perf_counter() - began
+                say(feeding=name, arch=arch, size=size, turn=turn, seconds=round(seconds, 2),
+                    rows_per_second=round(wanted.rows / seconds))  # fmt: skip
 
 
 def main() -> None:
     """Print lines of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["parts", "steps", "profile"])
+    parser.add_argument(
+        "what", choices=["parts", "steps", "profile", "program", "feeding", "world"]
+    )
     parser.add_argument("--size", default=["32k"], nargs="+", choices=SIZES)
     parser.add_argument("--arch", default=["topk"], nargs="+")
+    parser.add_argument("--library", default=["ours"], nargs="+", choices=LIBRARIES)
+    parser.add_argument("--batch", type=int, default=0)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=200_000_000)
     given = parser.parse_args()
+    if given.what == "world":
+        for arch in given.arch:
+            learn_world(arch, given.rows, given.batch or 32768)
+        return
     for name in given.size:
+        size = SIZES[name]
+        size = size._replace(batch=given.batch or size.batch)
         if given.what == "parts":
-            parts(SIZES[name])
-        for arch in given.arch if given.what == "steps" else ():
-            steps(SIZES[name], arch, given.steps)
-        for arch in given.arch if given.what == "profile" else ():
-            profile(SIZES[name], arch)
+            parts(size)
+        for arch in given.arch:
+            if given.what == "steps":
+                for library in given.library:
+                    steps(size, library, arch, given.steps)
+            elif given.what == "feeding":
+                feeding(size, arch, given.rows)
+            elif given.what != "parts":
+                {"profile": profile, "program": program}[given.what](size, arch)
 
 
 if __name__ == "__main__":

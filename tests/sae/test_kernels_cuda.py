@@ -200,6 +200,7 @@ SUMS: dict[str, Sum] = {
     "error": lambda make, codes, W, x: make.errors(codes, W, x[0], x).error,
     "error's dots": lambda make, codes, W, x: make.errors(codes, W, x[0], x).dots,
     "sums_by_feature": _with_totals,
+    "fired": lambda make, codes, W, x: make.fired(codes, len(W)),
 }
 
 

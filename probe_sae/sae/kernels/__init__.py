@@ -67,6 +67,10 @@ class Kernels(Protocol):
         """
         ...
 
+    def fired(self, codes: SparseCodes, features: int) -> Tensor:
+        """Return on how many rows each feature fires, [features] int64."""
+        ...
+
     def keep_lengths(self, weights: Tensor, grad: Tensor) -> None:
         """Take from a gradient what would only change the lengths of weights' rows, which are 1."""
         ...

@@ -159,7 +159,7 @@ def sums_by_feature(
     return out
 
 
-keep_lengths, unit_rows = reference.keep_lengths, reference.unit_rows
+fired, keep_lengths, unit_rows = reference.fired, reference.keep_lengths, reference.unit_rows
 
 
 def _are_numbers(*tensors: Tensor) -> bool:

@@ -130,6 +130,16 @@ def sums_by_feature(
     return out
 
 
+def fired(codes: SparseCodes, features: int) -> Tensor:
+    """See `Kernels.fired`."""
+    values, indices = map(_plain, codes)
+    counts = torch.zeros(features, dtype=torch.int64, device=values.device)
+    if values.numel():
+        grid = (triton.cdiv(values.numel(), GROUPS),)
+        cuda_sums.fired[grid](values, indices, counts, values.numel(), GROUPS)
+    return counts
+
+
 def keep_lengths(weights: Tensor, grad: Tensor) -> None:
     """See `Kernels.keep_lengths`."""
     cuda_sums.keep_lengths[(len(weights),)](grad, weights, weights.shape[1], _row(weights))

@@ -4,7 +4,7 @@ Every sum is made in an order that depends on nothing but the firings, so result
 same.
 """
 
-# pyright: basic, reportGeneralTypeIssues=none
+# pyright: basic, reportGeneralTypeIssues=none, reportOperatorIssue=none
 # Types of a loop are those of the tensors that it is called with.
 import triton.language as tl
 
@@ -21,7 +21,12 @@ def errors(
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < d
     total = tl.zeros([COLUMNS], tl.float32)
-    for start in range(0, width, ENTRIES):
+    last = tl.zeros([], tl.int32)  # lists of several lengths end in zeros
+    for start in range(0, width, 64):
+        entries = start + tl.arange(0, 64)
+        fires = tl.load(values + row * width + entries, entries < width, 0.0) != 0
+        last = tl.maximum(last, tl.max(tl.where(fires, entries + 1, 0), 0))
+    for start in range(0, last, ENTRIES):
         entries = start + tl.arange(0, ENTRIES)
         value = tl.load(values + row * width + entries, entries < width, 0.0)
         feature = tl.load(indices + row * width + entries, entries < width, 0)
@@ -43,7 +48,8 @@ def dots(values, indices, W, x, out, width, d, ENTRIES: tl.constexpr, COLUMNS: t
     value = tl.load(values + row * width + entries, entries < width, 0.0)
     feature = tl.load(indices + row * width + entries, entries < width, 0)
     total = tl.zeros([ENTRIES], tl.float32)
-    for start in range(0, d, COLUMNS):
+    needed = tl.where(tl.max((value != 0).to(tl.int32), 0) > 0, d, 0)
+    for start in range(0, needed, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         theirs = tl.load(x + row * d + columns, columns < d, 0.0)
         mask = (value != 0)[:, None] & (columns < d)[None, :]
@@ -144,6 +150,15 @@ def join_pieces(
     tl.store(out + feature.to(tl.int64) * d + columns, total, columns < d)
     if tl.program_id(1) == 0:
         tl.store(totals + feature, weight_sum)
+
+
+@gpu_loop
+def fired(values, indices, counts, size, BLOCK: tl.constexpr):
+    """Count the firings of each feature."""
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    fires = tl.load(values + places, places < size, 0.0) != 0
+    feature = tl.load(indices + places, fires, 0)
+    tl.atomic_add(counts + feature, 1, fires, sem="relaxed")
 
 
 @gpu_loop

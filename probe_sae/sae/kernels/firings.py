@@ -39,9 +39,9 @@ class Errors(NamedTuple):
 
 def in_rows(flat: Flat, rows: int) -> SparseCodes:
     """Return lists as [rows, width], with zeros at the end of short rows."""
-    lengths = flat.rows.new_zeros(rows).index_add_(0, flat.rows, torch.ones_like(flat.rows))
-    width = max(1, int(lengths.max())) if rows else 1
-    starts = lengths.cumsum(0) - lengths
+    bounds = torch.arange(rows + 1, device=flat.rows.device)
+    starts = torch.searchsorted(flat.rows, bounds)
+    width = max(1, int(starts.diff().max())) if rows else 1
     place = flat.rows * width - starts[flat.rows]
     place += torch.arange(len(flat.rows), device=flat.rows.device)
     laid, indices = flat.values.new_zeros(rows * width), flat.features.new_zeros(rows * width)

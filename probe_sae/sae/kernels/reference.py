@@ -80,6 +80,12 @@ def sums_by_feature(
     return out.copy_(sums)
 
 
+def fired(codes: SparseCodes, features: int) -> Tensor:
+    """See `Kernels.fired`."""
+    fires = (codes.values != 0).flatten().long()
+    return fires.new_zeros(features).index_add_(0, codes.indices.flatten(), fires)
+
+
 def keep_lengths(weights: Tensor, grad: Tensor) -> None:
     """See `Kernels.keep_lengths`."""
     parts = zip(grad.split(_PIECE), weights.split(_PIECE), strict=True)
