@@ -17,6 +17,8 @@ from probe_sae.training.settings import TrainSettings
 
 RESAMPLINGS = 4
 """Times in the first half of a run at which dead features of some architectures begin anew."""
+DEAD_AT_ONCE = 1024
+"""Dead features that a step looks after, or as many as a row is wide, which is enough for AuxK."""
 
 
 class Learner:
@@ -64,7 +66,7 @@ class Learner:
         rate = self._rate(step)
         for group in self._optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        dead = self._dead().nonzero().squeeze(1)
+        dead = _in_turns(self._dead().nonzero().squeeze(1), max(DEAD_AT_ONCE, sae.d_out), step)
         with autocast(trainer.precision, rows.device):
             result = sae.step(rows, dead, step / trainer.steps)
         if not torch.isfinite(result.loss):
@@ -197,3 +199,13 @@ class Learner:
             state["exp_avg"][dead] = state["exp_avg_sq"][dead] = 0.0
         self._silent[dead] = 0
         say(f"{self._named}{len(dead)} dead features begin anew at rows with a large error")
+
+
+def _in_turns(dead: Tensor, most: int, step: int) -> Tensor:
+    """Return the dead features whose turn it is: all, or as many as a step may look after.
+
+    What brings them back would otherwise take several times what the rest of a step takes, in time
+    and memory, where most of a large dictionary is dead.
+    """
+    turns = max(1, -(-len(dead) // most))
+    return dead[step % turns :: turns]
