@@ -9,6 +9,8 @@ from probe_sae.sae.sparse import SparseCodes
 DENSE = 0.1
 """A feature that fires on a larger share of rows than this is dense."""
 
+_PIECE = 1024
+
 DEFINITIONS = {
     "rows_evaluated": "Rows that the metrics were computed on; training never saw them.",
     "fraction_unexplained": "Sum of squared errors over sum of squared deviations from the mean of"
@@ -76,7 +78,17 @@ class ReconstructionMeter:
         """
         if x.shape != x_hat.shape:
             raise ShapeError(f"x is {tuple(x.shape)}, x_hat is {tuple(x_hat.shape)}.")
-        x, x_hat = x.detach().cpu().double(), x_hat.detach().cpu().double()
+        x, x_hat = x.detach().cpu(), x_hat.detach().cpu()
+        for part, part_hat in zip(x.split(_PIECE), x_hat.split(_PIECE), strict=True):
+            self._add(part.double(), part_hat.double())
+        if codes is not None:
+            fires = codes.values.abs() > self._fires_above
+            self.firings += int(fires.sum())
+            features = codes.indices[fires].cpu()
+            self.fired += torch.bincount(features, minlength=len(self.fired))
+
+    def _add(self, x: Tensor, x_hat: Tensor) -> None:
+        """Take in some rows of a batch: several times their size is in memory for a moment."""
         if self._shift is None:
             self._shift = x.mean(0)
             self._sum, self._square = torch.zeros_like(self._shift), torch.zeros_like(self._shift)
@@ -85,11 +97,6 @@ class ReconstructionMeter:
         shifted = x - self._shift
         self._sum += shifted.sum(0)
         self._square += shifted.square().sum(0)
-        if codes is not None:
-            fires = codes.values.abs() > self._fires_above
-            self.firings += int(fires.sum())
-            features = codes.indices[fires].cpu()
-            self.fired += torch.bincount(features, minlength=len(self.fired))
 
     @property
     def total_variance(self) -> float:

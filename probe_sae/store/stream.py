@@ -145,8 +145,8 @@ class StoreStream:
                 rows = layout.from_disk(buffers[0], self._dtype)
                 order, given = torch.from_numpy(fill.order), fill.given
                 fill = next(fills, None)
-                buffers.reverse()
                 if fill is not None:
+                    buffers.reverse()  # memory that is not needed is never touched
                     left = rows.index_select(0, order[given:])
                     reading = self._begin(fill, left, buffers[0], pool)
                 for begin in range(start * batch, given, batch):

@@ -19,6 +19,8 @@ LOOK_EVERY = 8
 """Steps after which a GPU, which has to be waited for, is asked anew what is dead."""
 RESAMPLINGS = 4
 """Times in the first half of a run at which dead features of some architectures begin anew."""
+DEAD_AT_ONCE = 1024
+"""Dead features that a step looks after, or as many as a row is wide, which is enough for AuxK."""
 
 
 class Learner:
@@ -63,7 +65,7 @@ class Learner:
         rate = self._rate(step)
         for group in self._optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        dead = self._dead_features(step)
+        dead = _in_turns(self._dead_features(step), max(DEAD_AT_ONCE, sae.d_out), step)
         with autocast(trainer.precision, rows.device):
             result = sae.step(rows, dead, step / trainer.steps)
         release_gradients(sae.parameters())
@@ -220,3 +222,13 @@ class Learner:
         self._silent[dead] = 0
         self._known_dead = None
         say(f"{self._named}{len(dead)} dead features begin anew at rows with a large error")
+
+
+def _in_turns(dead: Tensor, most: int, step: int) -> Tensor:
+    """Return the dead features whose turn it is: all, or as many as a step may look after.
+
+    What brings them back would otherwise take several times what the rest of a step takes, in time
+    and memory, where most of a large dictionary is dead.
+    """
+    turns = max(1, -(-len(dead) // most))
+    return dead[step % turns :: turns]

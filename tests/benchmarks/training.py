@@ -1,8 +1,9 @@
 """What training takes and reaches: `python tests/benchmarks/training.py memory|targets`.
 
 `memory`: the largest resident size of a training of 16,384 features on rows of width 768, read from
-a store, and how it grows: after a quarter of the run and at the end. `targets`: how near mean L0
-comes to k within 2,000 steps of a synthetic world, on rows that training has not seen, at defaults.
+a store, and how it grows: before, and after each quarter of the run; `--silent 0.5` begins with so
+many features that cannot fire. `targets`: how near mean L0 comes to k within 2,000 steps of a
+synthetic world, on rows that training has not seen, at defaults.
 """
 
 import argparse
@@ -78,14 +79,20 @@ def make_store(folder: Path, rows: int, width: int) -> Store:
     return open_store(folder)
 
 
-def memory(arch: str, rows: int, batch: int) -> dict[str, Any]:
-    """Return resident MiB after a quarter of a training and at its end."""
+def memory(arch: str, rows: int, batch: int, silent: float) -> dict[str, Any]:
+    """Return the largest resident MiB before a training and after each quarter of it."""
     seen: list[float] = []
+    dead: list[float] = []
     real = Training._step
 
     def watched(self: Training, *arguments: Any) -> None:
+        (learner,) = self.learners
+        if not seen and silent:
+            with torch.no_grad():
+                learner.sae.get_parameter("b_enc")[: int(silent * learner.sae.features)] = -10.0
         real(self, *arguments)
         seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        dead.append(float(learner._dead().float().mean()))
 
     setattr(Training, "_step", watched)  # noqa: B010
     kind = ARCHITECTURES[arch]
@@ -94,12 +101,13 @@ def memory(arch: str, rows: int, batch: int) -> dict[str, Any]:
         store = make_store(Path(folder) / "store", 1 << 17, 768)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         train(store, settings, TrainSettings(rows=rows, batch_size=batch), device="cpu")
+    quarters = [len(seen) * i // 4 - 1 for i in range(1, 5)]
     return {
         "arch": arch,
         "batch": batch,
         "before": round(before),
-        "at a quarter": round(seen[len(seen) // 4]),
-        "at the end": round(seen[-1]),
+        "MiB": [round(seen[at]) for at in quarters],
+        "dead": [round(dead[at], 3) for at in quarters],
     }
 
 
@@ -110,11 +118,12 @@ def main() -> None:
     parser.add_argument("--arch", default="batchtopk")
     parser.add_argument("--rows", type=int, default=1 << 18)
     parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--silent", type=float, default=0.0)
     given = parser.parse_args()
     if given.what == "targets":
         print(json.dumps(targets(), indent=1))
     else:
-        print(json.dumps(memory(given.arch, given.rows, given.batch)))
+        print(json.dumps(memory(given.arch, given.rows, given.batch, given.silent)))
 
 
 if __name__ == "__main__":

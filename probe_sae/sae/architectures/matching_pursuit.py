@@ -42,10 +42,9 @@ class MatchingPursuitSAE(DecoderSAE):
         loss = left.square().sum() / (len(target) * self.variance)
         if dead is not None and len(dead) and self.settings.aux_coefficient:
             wanted = self.settings.aux_k or max(1, self.d_out // 2)
-            directions = self.W_dec[dead]
-            weights = (directions, directions.new_zeros(len(dead)), directions)
-            error = left.detach()
-            loss = loss + self.settings.aux_coefficient * aux_k(error, error, weights, wanted)
+            weights = (self.W_dec, self.W_dec.new_zeros(self.features), self.W_dec)
+            aux = aux_k(left, left, weights, dead, wanted)
+            loss = loss + self.settings.aux_coefficient * aux
         return Step(loss, target, target - left, fired(_merged(codes), self.features), {})
 
     def _codes(self, scaled: Tensor) -> SparseCodes:

@@ -65,10 +65,10 @@ class TopKSAE(LinearSAE):
         goal = self._goal(scaled, target)
         x_hat, loss = self._loss(codes, goal, decoder)
         if dead is not None and len(dead) and self.settings.aux_coefficient:
-            error = (goal - x_hat).detach()
-            loss = loss + self.settings.aux_coefficient * self._aux(
-                scaled - centre, error, decoder, dead
-            )
+            wanted = self.settings.aux_k or max(1, self.d_out // 2)
+            weights, error = (self.W_enc, self.b_enc, decoder), (goal - x_hat).detach()
+            aux = aux_k(scaled - centre, error, weights, dead, wanted)
+            loss = loss + self.settings.aux_coefficient * aux
         if goal is not target:
             x_hat = x_hat + (target - goal)
         return Step(loss, target, x_hat, fired(codes, self.features), {})
@@ -81,11 +81,6 @@ class TopKSAE(LinearSAE):
         """Return reconstruction and loss without AuxK."""
         x_hat, squared = sparse.squared_error(codes, decoder, self.b_dec, target)
         return x_hat, squared / (len(target) * self.variance)
-
-    def _aux(self, x: Tensor, error: Tensor, decoder: Tensor, dead: Tensor) -> Tensor:
-        wanted = self.settings.aux_k or max(1, self.d_out // 2)
-        weights = (self.W_enc[dead], self.b_enc[dead], decoder[dead])
-        return aux_k(x.detach(), error, weights, wanted)
 
     def _decoder(self) -> Tensor:
         """Return the decoder to differentiate through."""
