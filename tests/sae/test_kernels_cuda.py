@@ -96,18 +96,32 @@ def test_what_cancels_is_found_although_float16_has_its_sign_wrong() -> None:
     assert torch.equal(mask & is_clear, (pre > 0) & is_clear)
 
 
-def test_rows_where_all_may_decide_are_left_to_the_plain_formula() -> None:
-    """Zeros, and directions that are all alike: more candidates than there is room for."""
-    x, W, b = sample(6, 12, 400)
+@pytest.mark.parametrize("k", [1, 3, 20])
+def test_rows_where_more_may_decide_than_can_be_listed_are_right(k: int) -> None:
+    """Zeros, and directions that are nearly alike, of which float16 cannot tell the largest."""
+    x, W, b = sample(4, 12, 300, seed=1)
     x[0], b[:] = 0, 0.25
-    W[:] = W[7]
+    noise = torch.randn(W.shape, generator=torch.Generator().manual_seed(2))
+    alike = W[7] + 1e-6 * noise.to(DEVICE)
+    assert _may_decide(x, alike, b, k) > cuda._power(2 * k + 64)
 
-    got = cuda.top(x, W, b, 3)
+    got = cuda.top(x, alike, b, k)
 
-    assert all(len(set(row.tolist())) == 3 for row in got.indices)
-    torch.testing.assert_close(
-        got.values, (x @ W.T + b).topk(3).values.relu(), rtol=1e-4, atol=1e-4
-    )
+    assert all(len(set(row.tolist())) == k for row in got.indices)
+    assert bool((got.values.diff() <= 0).all())
+    pre = exactly(x, alike, b)
+    wanted = pre.topk(k).values.relu().float()
+    torch.testing.assert_close(got.values, wanted, rtol=1e-5, atol=1e-5)
+    there = pre.gather(1, got.indices).relu().float()
+    torch.testing.assert_close(got.values, there, rtol=1e-5, atol=1e-5)
+    assert torch.equal(got.indices[0].cpu(), torch.arange(k))  # all tie
+
+
+def _may_decide(x: Tensor, W: Tensor, b: Tensor, k: int) -> int:
+    """Return how many features of a row float16 does not tell from its k largest, at least."""
+    pre = exactly(x, W, b)
+    kth = pre.topk(k).values[:, -1:]
+    return int((pre >= kth - kth.abs() * 2**-10).sum(1).min())
 
 
 def test_more_than_candidates_are_listed_for_are_sorted_plainly() -> None:

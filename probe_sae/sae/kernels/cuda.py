@@ -40,18 +40,21 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
     screen = _Screen.of(x, weights, b)
     counts = torch.zeros(rows, dtype=torch.int32, device=x.device)
     listed = torch.empty(rows, room, dtype=torch.int32, device=x.device)
-    groups = min(_power(features), max(_power(4 * k), min(GROUPS, _power(features) // 8)))
-    for some in screen.pieces():
-        lists = listed[some], counts[some], features, d, k, room, groups
-        cuda_selecting.list_largest[(len(lists[0]),)](*screen.judged(some), *lists)
-    found, values = x.new_empty(rows, room), x.new_empty(rows, k)
+    lowest, found, values = (x.new_empty(rows, *more) for more in ((), (room,), (k,)))
     indices = torch.empty(rows, k, dtype=torch.int64, device=x.device)
+    groups = min(_power(features), max(_power(4 * k), min(GROUPS, _power(features) // 8)))
+    sizes = features, d, k, room
+    for some in screen.pieces():
+        judged, grid = screen.judged(some), (some.stop - some.start,)
+        lists = listed[some], counts[some], lowest[some]
+        cuda_selecting.list_largest[grid](*judged, *lists, *sizes, groups)
+        # such as rows of zeros: nothing is done for others
+        written = values[some], indices[some], *sizes, _power(k), ENTRIES, _columns(d)
+        known = judged[0], lowest[some], counts[some], x[some], weights, b
+        cuda_selecting.choose_of_many[grid](*known, *written)
     _exact(x, weights, b, listed, None, counts, found, room)
     chosen = values, indices, k, room, room, min(room, 32)
     cuda_selecting.choose[(rows,)](listed, found, counts, *chosen)
-    crowded = (counts > room).nonzero().squeeze(1)  # such as rows of zeros: all may decide
-    if len(crowded):
-        values[crowded], indices[crowded] = reference.top(x[crowded], weights, b, k)
     return SparseCodes(values, indices)
 
 

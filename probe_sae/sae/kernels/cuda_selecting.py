@@ -5,7 +5,7 @@ keep clear of its largest and smallest numbers. `reach` is how far off a row's p
 Lists are in no order, but what is chosen from them is always the same.
 """
 
-# pyright: basic, reportGeneralTypeIssues=none
+# pyright: basic, reportGeneralTypeIssues=none, reportOperatorIssue=none
 # Types of a loop are those of the tensors that it is called with.
 import triton.language as tl
 
@@ -122,10 +122,10 @@ def reach_of(row, lengths, lost, peak, worst, d):
 
 @gpu_loop
 def list_largest(
-    pre, lengths, lost, peak, worst, listed, counts, features, d, k, room,
+    pre, lengths, lost, peak, worst, listed, counts, lowest_of, features, d, k, room,
     GROUPS: tl.constexpr,
 ):  # fmt: skip
-    """List the features of a row that may be among its k largest.
+    """List the features of a row that may be among its k largest: what reaches `lowest_of` it.
 
     The k-th largest of the largest of groups is reached by at least k products.
     """
@@ -146,6 +146,7 @@ def list_largest(
     kth = key.to(tl.float16, bitcast=True).to(tl.float32)
     reach = reach_of(row, lengths, lost, peak, worst, d)
     lowest = kth - tl.abs(kth) * ROUNDING - reach
+    tl.store(lowest_of + row, lowest - reach)
     for start in range(0, features, GROUPS):
         inside = start + lanes < features
         part = tl.load(pre + row * features + start + lanes, inside, 0.0).to(tl.float32)
@@ -190,7 +191,8 @@ def exact(
     """Write the pre-activations that are listed, in float32; lists are evenly spaced, or not."""
     row = tl.program_id(0).to(tl.int64)
     begin = row * room if IS_EVEN else tl.load(begins + row)
-    end = begin + tl.minimum(tl.load(counts + row), room)
+    count = tl.load(counts + row)
+    end = begin + tl.where(count <= room, count, 0)
     for first in range(begin, end, ENTRIES):
         entries = first + tl.arange(0, ENTRIES)
         inside = entries < end
@@ -212,7 +214,9 @@ def choose(
 ):
     """Write the k largest of a row's list, largest first; of those that tie, the first features."""
     row = tl.program_id(0).to(tl.int64)
-    count = tl.minimum(tl.load(counts + row), room)
+    count = tl.load(counts + row)
+    if count > room:
+        return
     lanes = tl.arange(0, ROOM)
     mine = tl.load(found + row * room + lanes, lanes < count, float("-inf"))
     feature = tl.load(listed + row * room + lanes, lanes < count, 0)
@@ -230,3 +234,53 @@ def choose(
     positive = tl.where(mine < 0, 0.0, mine)
     tl.store(values + row * k + rank, positive, kept)
     tl.store(indices + row * k + rank, feature.to(tl.int64), kept)
+
+
+@gpu_loop
+def choose_of_many(
+    pre, lowest_of, counts, x, W, b, values, indices, features, d, k, room,
+    KEPT: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Write what `choose` does for rows of which more may decide than there is room to list.
+
+    The largest so far are kept in order in `values` and `indices` themselves.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    if tl.load(counts + row) <= room:
+        return
+    lowest = tl.load(lowest_of + row)
+    kept = tl.arange(0, KEPT)
+    block = tl.arange(0, BLOCK)
+    tl.store(values + row * k + kept, float("-inf"), kept < k)
+    tl.debug_barrier()
+    for start in range(0, features, BLOCK):
+        feature = start + block
+        part = tl.load(pre + row * features + feature, feature < features, 0.0).to(tl.float32)
+        highest = part + tl.abs(part) * ROUNDING
+        may = (feature < features) & ((highest >= lowest) | (highest != highest))
+        if tl.max(may.to(tl.int32), 0) > 0:
+            new = tl.load(b + feature, may, 0.0)
+            for first in range(0, d, COLUMNS):
+                columns = first + tl.arange(0, COLUMNS)
+                theirs = tl.load(x + row * d + columns, columns < d, 0.0)
+                mask = may[:, None] & (columns < d)[None, :]
+                rows = W + feature.to(tl.int64)[:, None] * d + columns[None, :]
+                new += tl.sum(tl.load(rows, mask, 0.0) * theirs[None, :], 1)
+            old = tl.load(values + row * k + kept, kept < k, float("-inf"))
+            who = tl.load(indices + row * k + kept, kept < k, 0)
+            key = tl.where(may, tl.where(new == new, new, float("inf")), float("-inf"))
+            old_key = tl.where(old == old, old, float("inf"))
+            passed = (key[None, :] > old_key[:, None]) & may[None, :]
+            old_rank = kept + tl.sum(passed.to(tl.int32), 1)
+            ahead = (old_key[:, None] >= key[None, :]) & (kept < k)[:, None]
+            ties = (key[:, None] == key[None, :]) & (block[:, None] < block[None, :])
+            others = ((key[:, None] > key[None, :]) | ties) & may[:, None]
+            rank = tl.sum(ahead.to(tl.int32), 0) + tl.sum(others.to(tl.int32), 0)
+            tl.debug_barrier()
+            tl.store(values + row * k + old_rank, old, (kept < k) & (old_rank < k))
+            tl.store(indices + row * k + old_rank, who, (kept < k) & (old_rank < k))
+            tl.store(values + row * k + rank, new, may & (rank < k))
+            tl.store(indices + row * k + rank, feature.to(tl.int64), may & (rank < k))
+            tl.debug_barrier()
+    largest = tl.load(values + row * k + kept, kept < k, 0.0)
+    tl.store(values + row * k + kept, tl.where(largest < 0, 0.0, largest), kept < k)
