@@ -1,13 +1,13 @@
 """AuxK: the loss that brings dead features back."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from probe_sae.sae import sparse
+from probe_sae.sae.picked import rows_of
 
 ROWS = 1024
 """Rows of a batch that take part at most: half as many features as there are dimensions may fire on
@@ -38,7 +38,7 @@ def aux_k(
     Source: Gao et al. 2024, appendix A.2; the scaling by count from EleutherAI/sparsify.
     """
     x, error = x[:ROWS].detach(), error[:ROWS].detach()
-    W_enc, b_enc, W_dec = (_rows_of(weight, dead) for weight in weights)
+    W_enc, b_enc, W_dec = (rows_of(weight, dead) for weight in weights)
     count = min(wanted, len(dead))
     if x.is_cuda:  # where so many fire, products of whole matrices are faster there
         pre = linear(x, W_enc, b_enc).to(x.dtype)
@@ -50,25 +50,3 @@ def aux_k(
         _, left = sparse.squared_error(codes, W_dec, error.new_zeros(error.shape[1]), error)
     share = left / error.square().sum().clamp_min(1e-12)
     return share * min(len(dead) / wanted, 1.0)
-
-
-def _rows_of(weight: Tensor, rows: Tensor) -> Tensor:
-    """Return `weight[rows]`, whose gradient is added to others in place, and takes no more memory.
-
-    That of indexing is as large as the weight, and nearly all of it zero.
-    """
-    return _Rows.apply(weight, rows)  # type: ignore[return-value]
-
-
-class _Rows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.shape = weight.shape
-        return weight[rows]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (rows,) = ctx.saved_tensors
-        known: dict[str, Any] = {"is_coalesced": True, "check_invariants": False}
-        return torch.sparse_coo_tensor(rows[None], grads[0], ctx.shape, **known), None

@@ -15,6 +15,7 @@ from probe_sae.errors import SettingsError
 from probe_sae.sae import sparse
 from probe_sae.sae.chunks import by_rows
 from probe_sae.sae.dictionary import SAE
+from probe_sae.sae.few import few_over
 from probe_sae.sae.resampling import resample
 from probe_sae.sae.settings import Settings, check_choice
 from probe_sae.sae.sparse import SparseCodes
@@ -150,6 +151,20 @@ class DenseSAE(SAE, ABC):
         """Return pre-activations, [rows, features]."""
         pre = linear(self._hidden(scaled), self.W_enc, self.b_enc)
         return pre.to(self.W_enc.dtype)
+
+    def _few(self, scaled: Tensor, limits: Tensor) -> SparseCodes | None:
+        """Return the pre-activations over their limits, [features], where they are few.
+
+        None where the dense formulas are faster, and where layers lie between rows and features.
+        """
+        if not self.is_linear:
+            return None
+        with torch.no_grad():
+            few = few_over(scaled - self.b_dec, self.W_enc, self.b_enc, limits)
+        if few is None:
+            return None
+        weights = self.W_enc, self.b_enc
+        return sparse.encode(scaled, *weights, lambda pre_activations: few, self.b_dec)
 
     def _over(self, scaled: Tensor, thresholds: Tensor) -> SparseCodes:
         """Return the codes where pre-activations over their feature's threshold fire."""

@@ -169,7 +169,11 @@ def decode(codes: SparseCodes, W_dec: Tensor) -> Tensor:
 
 
 def squared_error(
-    codes: SparseCodes, W_dec: Tensor, bias: Tensor, target: Tensor
+    codes: SparseCodes,
+    W_dec: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    silent: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return x_hat = `decode(codes, W_dec) + bias` and sum((x_hat - target)^2); differentiable.
 
@@ -180,9 +184,11 @@ def squared_error(
         W_dec: [features, d].
         bias: [d].
         target: [rows, d].
+        silent: [rows, width] not zero where codes that are zero are to have a gradient as well;
+            nowhere by default.
     """
     return _SquaredError.apply(  # type: ignore[return-value]
-        codes.values, codes.indices, W_dec, bias, target
+        codes.values, codes.indices, W_dec, bias, target, silent
     )
 
 
@@ -206,17 +212,17 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, W_enc, values, indices = ctx.saved_tensors
-        features, codes = len(W_enc), SparseCodes(values, indices)
-        kernels = kernels_for(W_enc, len(x))
+        features, kernels = len(W_enc), kernels_for(W_enc, len(x))
         slopes = torch.where(values != 0, grads[0], 0)
+        marked = SparseCodes(slopes, indices)  # what has no slope adds nothing
         grad_b = slopes.new_empty(features)
         grad_W = grad_x = grad_centre = None
         if ctx.needs_input_grad[1]:
-            grad_W = kernels.sums_by_feature(codes, slopes, x, _gradient_of(W_enc), grad_b)
+            grad_W = kernels.sums_by_feature(marked, slopes, x, _gradient_of(W_enc), grad_b)
         else:
-            add_totals(codes, slopes, grad_b)
+            add_totals(marked, slopes, grad_b)
         if ctx.needs_input_grad[0]:
-            grad_x = kernels.weighted_sums(SparseCodes(slopes, indices), W_enc)
+            grad_x = kernels.weighted_sums(marked, W_enc)
         if ctx.needs_input_grad[3]:
             grad_centre = -(grad_b @ W_enc)
         return grad_x, grad_W, grad_b, grad_centre, None
@@ -241,19 +247,29 @@ class _Decode(torch.autograd.Function):
 class _SquaredError(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, bias: Tensor, target: Tensor
+        ctx: Any,
+        values: Tensor,
+        indices: Tensor,
+        W_dec: Tensor,
+        bias: Tensor,
+        target: Tensor,
+        silent: Tensor | None,
     ) -> Any:
-        found = kernels_for(W_dec, len(target)).errors(
-            SparseCodes(values, indices), W_dec, bias, target
-        )
-        ctx.save_for_backward(values, indices, W_dec, found.error, found.dots)
+        kernels = kernels_for(W_dec, len(target))
+        found = kernels.errors(SparseCodes(values, indices), W_dec, bias, target)
+        dots = found.dots
+        if silent is not None:
+            marked = SparseCodes(torch.where(values != 0, 0, silent), indices)
+            dots = dots + kernels.dots(marked, W_dec, found.error)
+            silent = torch.where(values != 0, values, silent)
+        ctx.save_for_backward(values, indices, W_dec, found.error, dots, silent)
         ctx.set_materialize_grads(False)
         error = found.error.flatten()
         return found.x_hat, error.dot(error)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        values, indices, W_dec, error, dots = ctx.saved_tensors
+        values, indices, W_dec, error, dots, marks = ctx.saved_tensors
         codes, kernels = SparseCodes(values, indices), kernels_for(W_dec, len(error))
         of_x_hat, of_sum = grads
         if of_x_hat is None:
@@ -263,7 +279,8 @@ class _SquaredError(torch.autograd.Function):
         else:
             scale = torch.ones((), dtype=error.dtype, device=error.device)
             slope = of_x_hat if of_sum is None else of_x_hat + 2 * of_sum * error
-            grad_values = kernels.dots(codes, W_dec, slope)
+            marked = codes if marks is None else SparseCodes(marks, indices)
+            grad_values = kernels.dots(marked, W_dec, slope)
         grad_W = grad_bias = grad_target = None
         if ctx.needs_input_grad[2]:
             out = _gradient_of(W_dec)
@@ -272,7 +289,7 @@ class _SquaredError(torch.autograd.Function):
             grad_bias = slope.sum(0) * scale
         if ctx.needs_input_grad[4] and of_sum is not None:
             grad_target = -2 * of_sum * error
-        return grad_values, None, grad_W, grad_bias, grad_target
+        return grad_values, None, grad_W, grad_bias, grad_target, None
 
 
 def release_gradients(parameters: Iterable[Tensor]) -> None:

@@ -184,7 +184,7 @@ class Learner:
         """
         gradients = [p.grad for p in self.sae.parameters() if p.grad is not None]
         length = torch.nn.utils.get_total_norm(gradients)
-        scale = (length / largest).clamp_min(1.0)
+        scale = (length / largest).clamp_min(1.0).float()
         setattr(self._optimiser, "grad_scale", scale)  # noqa: B010 -- what gradient scalers set
 
     def _follow_average(self, step: int) -> None:

@@ -6,28 +6,6 @@ from probe_sae.sae import aux_k as module
 from probe_sae.sae.aux_k import aux_k
 
 
-def test_gradients_of_dead_features_are_those_of_indexing() -> None:
-    generator = torch.Generator().manual_seed(0)
-    dead = torch.tensor([1, 4, 5, 17])
-    weights = [
-        torch.randn(20, 6, generator=generator, dtype=torch.float64).requires_grad_()
-        for _ in range(2)
-    ]
-    factors = torch.randn(4, 6, generator=generator, dtype=torch.float64)
-    ours = sum(
-        ((module._rows_of(w, dead) * factors).sin().sum() + w.square().sum() for w in weights),
-        torch.zeros(()),
-    )
-    plain = sum(
-        ((w[dead] * factors).sin().sum() + w.square().sum() for w in weights), torch.zeros(())
-    )
-
-    pairs = zip(
-        torch.autograd.grad(ours, weights), torch.autograd.grad(plain, weights), strict=True
-    )
-    assert all(torch.equal(mine, wanted) for mine, wanted in pairs)
-
-
 def test_rows_beyond_those_that_take_part_change_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     x, error = (torch.randn(module.ROWS + 50, 6, generator=generator) for _ in range(2))

@@ -6,11 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from probe_sae.sae import sparse
 from probe_sae.sae.architectures.target_l0 import follow, warm_up
 from probe_sae.sae.dense import Dense, DenseSAE
 from probe_sae.sae.dictionary import Step
 from probe_sae.sae.kernels import positive
+from probe_sae.sae.linear import fired as count_of
 from probe_sae.sae.linear import keep_lengths, unit_rows
+from probe_sae.sae.picked import of_firings
 from probe_sae.sae.settings import check_range
 from probe_sae.sae.sparse import SparseCodes
 
@@ -71,6 +74,31 @@ class GatedSAE(DenseSAE):
     def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
         """See `SAE.step`."""
         target = self._scaled(rows)
+        x_hat, error, opened, fired = self._sparsely(target) or self._densely(target)
+        coefficient = self.coefficient
+        if self.settings.coefficient:
+            coefficient = coefficient * warm_up(share)
+        penalty = opened / (len(target) * self.variance.sqrt())
+        loss = error / (len(target) * self.variance) + coefficient * penalty
+        return Step(loss, target, x_hat, fired, {"coefficient": float(coefficient)})
+
+    def _sparsely(self, target: Tensor) -> tuple[Tensor, ...] | None:
+        """Return what `_densely` does where few gates open; else None."""
+        open_ = self._few(target, torch.zeros_like(self.b_enc))
+        if open_ is None:
+            return None
+        r_mag, b_enc, b_mag = (
+            of_firings(w, open_.indices) for w in (self.r_mag.exp(), self.b_enc, self.b_mag)
+        )
+        magnitude = r_mag * (open_.values - b_enc) + b_mag
+        codes = SparseCodes((open_.values > 0) * magnitude.relu(), open_.indices)
+        x_hat, squared = sparse.squared_error(codes, self.W_dec, self.b_dec, target)
+        frozen = self.W_dec.detach(), self.b_dec.detach()
+        _, missed = sparse.squared_error(open_, *frozen, target)
+        return x_hat, squared + missed, open_.values.sum(), count_of(codes, self.features)
+
+    def _densely(self, target: Tensor) -> tuple[Tensor, ...]:
+        """Return reconstruction, both errors, the sum of what gates say, and firings."""
 
         def compute(rows: Tensor) -> tuple[Tensor, ...]:
             gate = self._pre(rows)
@@ -79,13 +107,7 @@ class GatedSAE(DenseSAE):
             return self._reconstruct(codes), missed, open_.sum(), (codes.detach() > 0).sum(0)
 
         x_hat, missed, opened, fired = self._by_rows(compute, target)
-        error = (target - x_hat).square().sum() + missed
-        coefficient = self.coefficient
-        if self.settings.coefficient:
-            coefficient = coefficient * warm_up(share)
-        penalty = opened / (len(target) * self.variance.sqrt())
-        loss = error / (len(target) * self.variance) + coefficient * penalty
-        return Step(loss, target, x_hat, fired, {"coefficient": float(coefficient)})
+        return x_hat, (target - x_hat).square().sum() + missed, opened, fired
 
     def before_update(self) -> None:
         """Take from the decoder's gradient what would only change lengths."""

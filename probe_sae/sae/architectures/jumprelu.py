@@ -5,11 +5,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
+from probe_sae.sae import sparse
 from probe_sae.sae.architectures.target_l0 import warm_up
 from probe_sae.sae.dense import Dense, DenseSAE
 from probe_sae.sae.dictionary import Step
+from probe_sae.sae.linear import fired as count_of
 from probe_sae.sae.linear import keep_lengths, unit_rows
+from probe_sae.sae.picked import lengths_of, of_firings, rows_of
 from probe_sae.sae.settings import check_choice, check_range
 from probe_sae.sae.sparse import SparseCodes
 
@@ -79,27 +83,61 @@ class JumpReLUSAE(DenseSAE):
     def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
         """See `SAE.step`."""
         target = self._scaled(rows)
-        through, width = self.settings.penalty == "tanh", float(self.bandwidth)
         silent = dead if dead is not None else torch.zeros(0, dtype=torch.int64)
-
-        def compute(rows: Tensor) -> tuple[Tensor, ...]:
-            pre = self._pre(rows)
-            codes = jump(pre, self.threshold, width, through=through)
-            below = (self.threshold[silent] - pre[:, silent]).relu().sum()
-            with torch.no_grad():
-                fired = (codes > 0).sum(0)
-                window = ((pre - self.threshold).abs() < width / 2).sum(0)
-            return self._reconstruct(codes), self._cost(pre, codes), below, fired, window
-
-        x_hat, cost, below, fired, window = self._by_rows(compute, target)
-        loss = (target - x_hat).square().sum() / (len(target) * self.variance)
-        loss = loss + self._penalty(cost / len(target), share)
+        found = self._sparsely(target, silent) or self._densely(target, silent)
+        x_hat, squared, cost, below, fired, window = found
+        loss = squared / (len(target) * self.variance) + self._penalty(cost / len(target), share)
         loss = loss + self.settings.dead_coefficient * below / len(target) / self.variance.sqrt()
         notes = {
             "threshold": float(self.threshold.detach().mean()),
             "in_window": float((window > 0).double().mean()),
         }
         return Step(loss, target, x_hat, fired, notes)
+
+    def _sparsely(self, target: Tensor, silent: Tensor) -> tuple[Tensor, ...] | None:
+        """Return what `_densely` does where few reach their threshold's window; else None."""
+        width = float(self.bandwidth)
+        pre = self._few(target, self.threshold.detach() - width / 2)
+        if pre is None:
+            return None
+        threshold = of_firings(self.threshold, pre.indices)
+        threshold = torch.where(pre.values != 0, threshold, NEVER)  # places that hold nothing
+        codes = SparseCodes(jump(pre.values, threshold, width, through=self._through), pre.indices)
+        cost = self._cost(pre.values, codes.values, threshold, codes.indices)
+        is_near = (pre.values - threshold).detach().abs() < width / 2
+        near = torch.where(is_near, pre.values.detach(), 0)
+        x_hat, squared = sparse.squared_error(codes, self.W_dec, self.b_dec, target, near)
+        window = torch.bincount(pre.indices[is_near], minlength=self.features)
+        below = self._below(target, silent) if len(silent) else cost.new_zeros(())
+        return x_hat, squared, cost, below, count_of(codes, self.features), window
+
+    def _below(self, target: Tensor, silent: Tensor) -> Tensor:
+        """Return how far dead features are below their thresholds, summed; of some rows known."""
+        some = target[:DEAD_ROWS] - self.b_dec
+        pre = linear(some, rows_of(self.W_enc, silent), rows_of(self.b_enc, silent))
+        missing = (rows_of(self.threshold, silent) - pre).relu().sum()
+        return missing * (len(target) / len(some))
+
+    def _densely(self, target: Tensor, silent: Tensor) -> tuple[Tensor, ...]:
+        """Return what the loss consists of.
+
+        Reconstruction, squared error, the penalty's cost, how far dead features are below their
+        thresholds; of each feature the firings, and the pre-activations in its window.
+        """
+        width = float(self.bandwidth)
+
+        def compute(rows: Tensor) -> tuple[Tensor, ...]:
+            pre = self._pre(rows)
+            codes = jump(pre, self.threshold, width, through=self._through)
+            below = (self.threshold[silent] - pre[:, silent]).relu().sum()
+            cost = self._cost(pre, codes, self.threshold)
+            with torch.no_grad():
+                fired = (codes > 0).sum(0)
+                window = ((pre - self.threshold).abs() < width / 2).sum(0)
+            return self._reconstruct(codes), cost, below, fired, window
+
+        x_hat, *others = self._by_rows(compute, target)
+        return x_hat, (target - x_hat).square().sum(), *others
 
     def constrain(self) -> None:
         """Keep thresholds from becoming negative; bring directions back to length 1."""
@@ -122,11 +160,19 @@ class JumpReLUSAE(DenseSAE):
         """Let thresholds move faster: they have to go furthest."""
         return {"threshold": 10.0}
 
-    def _cost(self, pre: Tensor, codes: Tensor) -> Tensor:
-        """Return what the penalty counts, summed over rows."""
-        if self.settings.penalty == "tanh":
-            return (4 * codes * self.W_dec.norm(dim=1)).tanh().sum()
-        return step_count(pre, self.threshold, float(self.bandwidth))
+    @property
+    def _through(self) -> bool:
+        return self.settings.penalty == "tanh"
+
+    def _cost(
+        self, pre: Tensor, codes: Tensor, threshold: Tensor, indices: Tensor | None = None
+    ) -> Tensor:
+        """Return what the penalty counts, summed over rows; of all features, or of `indices`."""
+        if not self._through:
+            return step_count(pre, threshold, float(self.bandwidth))
+        lengths = lengths_of(self.W_dec)
+        lengths = lengths if indices is None else of_firings(lengths, indices)
+        return (4 * codes * lengths).tanh().sum()
 
     def _penalty(self, cost: Tensor, share: float) -> Tensor:
         """Return the penalty from what it counts on a row, on average."""
@@ -139,6 +185,10 @@ class JumpReLUSAE(DenseSAE):
         return self._over(scaled, self.threshold.detach())
 
 
+DEAD_ROWS = 1024
+"""Rows of a batch that dead features are measured on at most."""
+NEVER = 1e30
+"""A threshold that nothing is over."""
 WINDOW = 0.2
 """Width of the window over the first thresholds."""
 
@@ -150,7 +200,7 @@ def jump(pre: Tensor, threshold: Tensor, bandwidth: float, *, through: bool = Fa
 
     Args:
         pre: [rows, features].
-        threshold: [features].
+        threshold: [features], or of each pre-activation its own.
         bandwidth: width of the window.
         through: give the opposite of that gradient to `pre`, beside the plain one.
 
@@ -186,17 +236,18 @@ class _Jump(torch.autograd.Function):
         grad_pre = grads[0] * (pre > threshold)
         if ctx.through:
             grad_pre = grad_pre + moved
-        return grad_pre, -moved.sum(0), None, None
+        return grad_pre, -moved.sum_to_size(threshold.shape), None, None
 
 
 class _StepCount(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(((pre - threshold).abs() < bandwidth / 2).sum(0))
+        inside = (pre - threshold).abs() < bandwidth / 2
+        ctx.save_for_backward(inside.to(pre.dtype).sum_to_size(threshold.shape))
         ctx.bandwidth = bandwidth
         return (pre > threshold).sum().to(pre.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (inside,) = ctx.saved_tensors
-        return None, grads[0] * inside.to(grads[0].dtype) / -ctx.bandwidth, None
+        return None, grads[0] * inside / -ctx.bandwidth, None

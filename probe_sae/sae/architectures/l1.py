@@ -10,7 +10,9 @@ from probe_sae.sae import sparse
 from probe_sae.sae.architectures.target_l0 import follow, warm_up
 from probe_sae.sae.dense import Dense, DenseSAE
 from probe_sae.sae.dictionary import Step
+from probe_sae.sae.linear import fired as count_of
 from probe_sae.sae.linear import keep_lengths, unit_rows
+from probe_sae.sae.picked import lengths_of, totals
 from probe_sae.sae.settings import check_choice, check_range
 from probe_sae.sae.sparse import SparseCodes
 
@@ -82,19 +84,35 @@ class L1SAE(DenseSAE):
     def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
         """See `SAE.step`."""
         target = self._scaled(rows)
-
-        def compute(rows: Tensor) -> tuple[Tensor, ...]:
-            codes = self._activations(self._pre(rows))
-            return self._reconstruct(codes), codes.sum(0), self.fires(codes.detach()).sum(0)
-
-        x_hat, total, fired = self._by_rows(compute, target)
-        error = (target - x_hat).square().sum() / (len(target) * self.variance)
+        x_hat, squared, total, fired = self._sparsely(target) or self._densely(target)
+        error = squared / (len(target) * self.variance)
         weighted = total @ self._lengths() / (len(target) * self.variance.sqrt())
         coefficient = self.coefficient
         if self.settings.coefficient:
             coefficient = coefficient * warm_up(share)
         notes = {"coefficient": float(coefficient)}
         return Step(error + coefficient * weighted, target, x_hat, fired, notes)
+
+    def _sparsely(self, target: Tensor) -> tuple[Tensor, ...] | None:
+        """Return what `_densely` does where few features fire; else None."""
+        if self.settings.activation != "relu":
+            return None
+        codes = self._few(target, torch.zeros_like(self.b_enc))
+        if codes is None:
+            return None
+        x_hat, squared = sparse.squared_error(codes, self.W_dec, self.b_dec, target)
+        total = totals(codes.values, codes.indices, self.features)
+        return x_hat, squared, total, count_of(codes, self.features)
+
+    def _densely(self, target: Tensor) -> tuple[Tensor, ...]:
+        """Return reconstruction, squared error, and of each feature sum and number of firings."""
+
+        def compute(rows: Tensor) -> tuple[Tensor, ...]:
+            codes = self._activations(self._pre(rows))
+            return self._reconstruct(codes), codes.sum(0), self.fires(codes.detach()).sum(0)
+
+        x_hat, total, fired = self._by_rows(compute, target)
+        return x_hat, (target - x_hat).square().sum(), total, fired
 
     def before_update(self) -> None:
         """Take from the decoder's gradient what would only change lengths, if they are kept."""
@@ -129,7 +147,7 @@ class L1SAE(DenseSAE):
 
         Without the lengths, small activations behind long rows of W_dec would cost nothing.
         """
-        return torch.ones_like(self.b_enc) if self.settings.unit_norm else self.W_dec.norm(dim=1)
+        return torch.ones_like(self.b_enc) if self.settings.unit_norm else lengths_of(self.W_dec)
 
     def _activations(self, pre: Tensor) -> Tensor:
         return pre.relu() if self.settings.activation == "relu" else pre.sigmoid()
