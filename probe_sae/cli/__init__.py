@@ -12,6 +12,9 @@ def main() -> None:
 
     0 done; 2 the input or the caller is at fault; 130 interrupted; 1 a bug.
     """
+    # Read when torch is imported. Its idle threads otherwise wait by counting, on a core that our
+    # own threads or other programs could use: on a busy machine steps took two to ten times longer.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from probe_sae.cli.app import app
     from probe_sae.errors import ProbeSaeError
 

@@ -15,6 +15,7 @@ from probe_sae.errors import FormatError, SettingsError
 from probe_sae.outputs import interrupts_wait, whole_folder
 from probe_sae.progress import progress, say
 from probe_sae.sae import SAE, BatchTopK, Settings, load_sae, save_sae
+from probe_sae.sae.kernels.threads import threads_for
 from probe_sae.store import Stream, open_store
 from probe_sae.training import progress_file
 from probe_sae.training.alarms import name_bad_rows, warn_of_outliers
@@ -224,10 +225,12 @@ class Training:
         at = _Place() if begun is None else self._restore(*begun)
         began = saved = time.perf_counter()
         log = self.learners[0].log
+        largest = max(each.sae.features * each.sae.d_model for each in self.learners)
         began -= log[-1]["seconds"] if log else 0.0
         with (
             progress("train", trainer.steps * trainer.batch_size) as advance,
             matrix_products(trainer.precision),
+            threads_for(trainer.batch_size * largest),
             nullcontext(list[int]()) if folder is None else interrupts_wait() as asked,
         ):
             advance(at.step * trainer.batch_size)

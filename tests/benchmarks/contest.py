@@ -16,7 +16,7 @@ from typing import Any
 
 WORKER = Path(__file__).with_name("contestants.py")
 ARCHS = {
-    "ours": ["topk", "batchtopk", "jumprelu", "l1"],
+    "ours": ["topk", "batchtopk", "jumprelu", "l1", "gated"],
     "saelens": ["topk", "topk-sparse", "batchtopk", "jumprelu", "l1"],
     "sparsify": ["topk", "topk-signum", "groupmax-signum"],
     "dictlearn": ["topk", "batchtopk", "jumprelu", "l1"],
@@ -69,6 +69,10 @@ def speed(given: argparse.Namespace, pythons: dict[str, str]) -> dict[str, Any]:
         )
         for lib, arch in names
     }
+    if given.skip:  # what a step of ours takes depends on how much fires by then
+        for name, worker in workers.items():
+            if name.startswith("ours"):
+                worker.ask(f"train {given.skip}")
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in workers}
     for turn in range(given.rounds + 1):
         for name, worker in workers.items():
@@ -133,6 +137,7 @@ def main() -> None:
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, help="steps of ours before the first timed")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-3, 5e-3])

@@ -17,6 +17,7 @@ from probe_sae.sae import (
     load_sae,
     settings_for,
 )
+from probe_sae.sae.kernels import threads
 from probe_sae.store import TensorStream
 from probe_sae.training import TrainSettings, split_settings, train
 from probe_sae.training.loop import Training
@@ -79,6 +80,30 @@ def test_the_same_seed_gives_the_same_files(arch: str, tmp_path: Path) -> None:
 
     for file in ("sae.safetensors", "config.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_small_steps_use_one_thread_and_give_the_others_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+    real = Training._step
+
+    def watched(self: Training, *arguments: Any) -> None:
+        seen.append(torch.get_num_threads())
+        real(self, *arguments)
+
+    monkeypatch.setattr(Training, "_step", watched)
+    run = TrainSettings(rows=2048, batch_size=512)
+    torch.set_num_threads(3)
+    try:
+        for limit in (1 << 27, 24 * 64 * 512 - 1):
+            monkeypatch.setattr(threads, "SMALL", limit)
+            train(world(2_000, 1), settings("topk"), run, device="cpu")
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+    assert seen == [1] * 4 + [3] * 4
 
 
 def test_another_seed_gives_another_dictionary() -> None:
