@@ -117,7 +117,7 @@ def parts(size: Size) -> None:
     """Print what a step consists of."""
     x = world(size, size.batch, 1)
     mine = learner(size, "topk", x)
-    W, b, D = (p.detach() for p in (mine.sae.W_enc, mine.sae.b_enc, mine.sae.W_dec))
+    W, b, D = (mine.sae.get_parameter(name).detach() for name in ("W_enc", "b_enc", "W_dec"))
     say(size=size, product=products(x, W, b))
     screen, k = cuda._Screen.of(x, W, b), size.k
     codes = cuda.top(x, W, b, k)

@@ -1,6 +1,7 @@
 """A GPU learns what a CPU learns; these tests skip where there is none."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,11 @@ def test_the_same_seed_gives_the_same_bits(arch: str) -> None:
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_quicker_products_learn_as_well(precision: str) -> None:
-    rows, more = world(20_000, 1), {"rows": 60_000, "batch_size": 512, "lr": 5e-3}
+    rows = world(20_000, 1)
+    run = TrainSettings(rows=60_000, batch_size=512, lr=5e-3)
 
-    plain = train(rows, L1(features=64, k=3), TrainSettings(**more), device="cuda")
-    quick = train(
-        rows, L1(features=64, k=3), TrainSettings(**more, precision=precision), device="cuda"
-    )
+    plain = train(rows, L1(features=64, k=3), run, device="cuda")
+    quick = train(rows, L1(features=64, k=3), replace(run, precision=precision), device="cuda")
 
     assert quick.log[-1]["fraction_unexplained"] == pytest.approx(
         plain.log[-1]["fraction_unexplained"], abs=0.05
