@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,25 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probe_sae.sae import kernels, sparse
+from probe_sae.sae import sparse
 from probe_sae.sae.kernels import SparseCodes, cpu, kernels_for, reference
 from probe_sae.sae.kernels import cpu_selecting as loops
 
-Sample = tuple[Tensor, Tensor, Tensor]
-
-
-def sample(rows: int, d: int, features: int, seed: int = 0) -> Sample:
-    """Return rows, weights and biases of which some are large, some alike, and some zero."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, d, generator=generator)
-    W = torch.randn(features, d, generator=generator) * torch.rand(features, 1, generator=generator)
-    b = 0.3 * torch.randn(features, generator=generator)
-    x[rows // 2] = 0
-    x[rows // 3] *= 1000
-    W[features // 2] = 0
-    W[features // 3] = W[0] * 50
-    b[features // 4] = -5
-    return x, W, b
+from .kernel_samples import SUMS, sample
 
 
 @pytest.fixture(params=["bfloat16", "float32"])
@@ -200,19 +185,6 @@ def firings() -> tuple[SparseCodes, Tensor, Tensor]:
     values[10] = 0
     values[codes.indices == 5] = 0
     return SparseCodes(values, codes.indices), W, x
-
-
-Sum = Callable[[kernels.Kernels, SparseCodes, Tensor, Tensor], Tensor]
-SUMS: dict[str, Sum] = {
-    "weighted_sums": lambda make, codes, W, x: make.weighted_sums(codes, W),
-    "dots": lambda make, codes, W, x: make.dots(codes, W, x),
-    "x_hat": lambda make, codes, W, x: make.errors(codes, W, x[0], x).x_hat,
-    "error": lambda make, codes, W, x: make.errors(codes, W, x[0], x).error,
-    "error's dots": lambda make, codes, W, x: make.errors(codes, W, x[0], x).dots,
-    "sums_by_feature": lambda make, codes, W, x: make.sums_by_feature(
-        codes, codes.values.cos(), x, torch.full_like(W, 9.0)
-    ),
-}
 
 
 @pytest.mark.parametrize("name", SUMS)

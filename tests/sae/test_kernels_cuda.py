@@ -1,13 +1,14 @@
 """The kernels for GPUs give what the plain formulas give: on a GPU, or in Triton's interpreter."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
-from probe_sae.sae import kernels, sparse
+from probe_sae.sae import sparse
 from probe_sae.sae.kernels import Flat, SparseCodes, reference
+
+from .kernel_samples import SUMS, Sample
+from .kernel_samples import sample as plain_sample
 
 pytest.importorskip("triton")
 from probe_sae.sae.kernels import cuda
@@ -17,17 +18,9 @@ SCALE = 8 if DEVICE == "cuda" else 1
 """The interpreter takes a millisecond for what a GPU does in a microsecond."""
 
 
-def sample(rows: int, d: int, features: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows, weights and biases of which some are large, some alike, and some zero."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, d, generator=generator)
-    W = torch.randn(features, d, generator=generator) * torch.rand(features, 1, generator=generator)
-    b = 0.3 * torch.randn(features, generator=generator)
-    x[rows // 2] = 0
-    x[rows // 3] *= 1000
-    W[features // 2] = 0
-    W[features // 3] = W[0] * 50
-    b[features // 4] = -5
+def sample(rows: int, d: int, features: int, seed: int = 0) -> Sample:
+    """Return the sample where the kernels run."""
+    x, W, b = plain_sample(rows, d, features, seed)
     return x.to(DEVICE), W.to(DEVICE), b.to(DEVICE)
 
 
@@ -39,7 +32,7 @@ def exactly(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
     return x.double() @ W.double().T + b.double()
 
 
-SIZES = [(12, 12, 50, 4), (20, 33, 129, 17), (9, 300, 40, 5), (5, 3, 7, 7), (1, 1, 1, 1)]
+SIZES = [(7, 33, 129, 17), (4, 300, 40, 5), (5, 3, 7, 7), (1, 1, 1, 1)]
 
 
 @pytest.mark.parametrize(("rows", "d", "features", "k"), SIZES)
@@ -56,8 +49,7 @@ def test_the_largest_of_each_row_are_found(rows: int, d: int, features: int, k: 
     torch.testing.assert_close(dense(got, features).double(), there, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-@pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
+@pytest.mark.parametrize(("scale", "shift"), [(1e-12, 0.0), (1e12, 0.0), (1.0, -3.0), (1.0, 3.0)])
 def test_rounding_to_float16_loses_nothing(scale: float, shift: float) -> None:
     """Also where hardly anything is positive, nearly all is, or rows are tiny or huge."""
     x, W, b = sample(5 * SCALE, 24, 103, seed=7)
@@ -132,6 +124,7 @@ def test_more_than_candidates_are_listed_for_are_sorted_plainly() -> None:
     torch.testing.assert_close(dense(got, 400), dense(reference.top(x, W, b, 300), 400))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # numpy's, in the interpreter
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_seen_in_the_codes(wrong: float) -> None:
     x, W, b = sample(12, 33, 129)
@@ -143,6 +136,7 @@ def test_weights_that_are_no_numbers_are_seen_in_the_codes(wrong: float) -> None
     assert 0 <= int(codes.indices.min()) <= int(codes.indices.max()) < 129
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 def test_a_row_that_is_no_number_spoils_no_other() -> None:
     x, W, b = sample(12, 33, 129)
     wanted = cuda.top(x, W, b, 5)
@@ -155,7 +149,7 @@ def test_a_row_that_is_no_number_spoils_no_other() -> None:
     assert torch.equal(got.values[others], wanted.values[others])
 
 
-@pytest.mark.parametrize("limit", [-1.0, 0.0, 0.7, 3.0, 1e9, float("inf")])
+@pytest.mark.parametrize("limit", [-1.0, 0.7, 1e9, float("inf")])
 def test_all_over_their_limit_are_found(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "CHUNK_VALUES", 700)  # five rows at once
     x, W, b = sample(12 * SCALE, 33, 129)
@@ -200,26 +194,10 @@ def firings() -> tuple[SparseCodes, Tensor, Tensor]:
     return SparseCodes(values, codes.indices), W, x
 
 
-def _with_totals(make: kernels.Kernels, codes: SparseCodes, W: Tensor, x: Tensor) -> Tensor:
-    out, totals = torch.full_like(W, 9.0), torch.full_like(W[:, 0], 9.0)
-    make.sums_by_feature(codes, codes.values.cos(), x, out, totals)
-    return torch.cat([out, totals[:, None]], 1)
+CASES = [*((name, 64) for name in SUMS), ("sums_by_feature", 4)]
 
 
-Sum = Callable[[kernels.Kernels, SparseCodes, Tensor, Tensor], Tensor]
-SUMS: dict[str, Sum] = {
-    "weighted_sums": lambda make, codes, W, x: make.weighted_sums(codes, W),
-    "dots": lambda make, codes, W, x: make.dots(codes, W, x),
-    "x_hat": lambda make, codes, W, x: make.errors(codes, W, x[0], x).x_hat,
-    "error": lambda make, codes, W, x: make.errors(codes, W, x[0], x).error,
-    "error's dots": lambda make, codes, W, x: make.errors(codes, W, x[0], x).dots,
-    "sums_by_feature": _with_totals,
-    "fired": lambda make, codes, W, x: make.fired(codes, len(W)),
-}
-
-
-@pytest.mark.parametrize("name", SUMS)
-@pytest.mark.parametrize("piece", [4, 64])
+@pytest.mark.parametrize(("name", "piece"), CASES)
 def test_sums_over_firings_are_the_plain_ones(
     name: str,
     piece: int,
