@@ -15,7 +15,7 @@ from probe_sae.sae.sparse import PreActivations
 FIRST_ROWS = 256
 """Rows that tell how many firings there will be."""
 FEW = 1 / 8
-"""Share of pre-activations up to which firings are few: a sparse step breaks even at a third."""
+"""Share of pre-activations up to which firings are few: a sparse step breaks even at a sixth."""
 
 
 def few_over(x: Tensor, W_enc: Tensor, b_enc: Tensor, limits: Tensor) -> SparseCodes | None:
