@@ -2,7 +2,9 @@
 
 from functools import partial
 
+import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from probe_sae.sae import sparse
 from probe_sae.sae.picked import rows_of
@@ -37,8 +39,14 @@ def aux_k(
     """
     x, error = x[:ROWS].detach(), error[:ROWS].detach()
     W_enc, b_enc, W_dec = (rows_of(weight, dead) for weight in weights)
-    select = partial(sparse.top_k, k=min(wanted, len(dead)))
-    codes = sparse.encode(x, W_enc, b_enc, select)
-    _, left = sparse.squared_error(codes, W_dec, error.new_zeros(error.shape[1]), error)
+    count = min(wanted, len(dead))
+    if x.is_cuda:  # where so many fire, products of whole matrices are faster there
+        pre = linear(x, W_enc, b_enc).to(x.dtype)
+        largest = pre.topk(count, sorted=False)
+        dense = torch.zeros_like(pre).scatter(1, largest.indices, largest.values.relu())
+        left = (dense @ W_dec - error).square().sum()
+    else:
+        codes = sparse.encode(x, W_enc, b_enc, partial(sparse.top_k, k=count))
+        _, left = sparse.squared_error(codes, W_dec, error.new_zeros(error.shape[1]), error)
     share = left / error.square().sum().clamp_min(1e-12)
     return share * min(len(dead) / wanted, 1.0)

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from probe_sae.sae import sparse
 from probe_sae.sae.dictionary import SAE
+from probe_sae.sae.kernels import kernels_for
 from probe_sae.sae.settings import Settings
 from probe_sae.sae.sparse import SparseCodes
 
@@ -99,23 +100,16 @@ class LinearSAE(DecoderSAE, ABC):
 @torch.no_grad()
 def keep_lengths(weights: Tensor) -> None:
     """Take from a gradient what would only change the lengths of weights' rows, which are 1."""
-    if weights.grad is None:
-        return
-    parts = zip(weights.grad.split(_PIECE), weights.split(_PIECE), strict=True)
-    for grad, rows in parts:  # what is made of a piece stays in the cache
-        grad.addcmul_(rows, torch.linalg.vecdot(grad, rows)[:, None], value=-1)
+    if weights.grad is not None:
+        kernels_for(weights, 0).keep_lengths(weights, weights.grad)
 
 
 @torch.no_grad()
 def unit_rows(weights: Tensor) -> None:
     """Bring rows to length 1."""
-    for rows in weights.split(_PIECE):
-        rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
-
-
-_PIECE = 1024
+    kernels_for(weights, 0).unit_rows(weights)
 
 
 def fired(codes: SparseCodes, features: int) -> Tensor:
     """Return on how many rows each feature fires, [features]."""
-    return torch.bincount(codes.indices[codes.values != 0], minlength=features)
+    return kernels_for(codes.values, 0).fired(codes, features)

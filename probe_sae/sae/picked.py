@@ -71,5 +71,6 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (rows,) = ctx.saved_tensors
-        known: dict[str, Any] = {"is_coalesced": True, "check_invariants": False}
-        return torch.sparse_coo_tensor(rows[None], grads[0], ctx.shape, **known), None
+        with torch.sparse.check_sparse_tensor_invariants(False):  # torch 2.11 warns otherwise
+            grad = torch.sparse_coo_tensor(rows[None], grads[0], ctx.shape, is_coalesced=True)
+        return grad, None

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from probe_sae.sae.kernels import Flat, SparseCodes, in_rows, kernels_for
+from probe_sae.sae.kernels import Flat, SparseCodes, add_totals, in_rows, kernels_for
 
 TYPICAL_ROWS = 256
 """Rows from which BatchTopK guesses its first threshold."""
@@ -121,6 +121,8 @@ def _largest(values: Tensor, count: int) -> Tensor:
     """Return where the `count` largest of a list are; of those that tie, the first."""
     if not count:
         return torch.zeros_like(values, dtype=torch.bool)
+    if values.is_cuda:  # one sort is faster there than to look for the lowest
+        return values.argsort(descending=True, stable=True)[:count].sort().values
     lowest = values.kthvalue(len(values) - count + 1).values
     kept = values >= lowest
     spare = int(kept.sum()) - count
@@ -212,13 +214,15 @@ class _Encode(torch.autograd.Function):
         x, W_enc, values, indices = ctx.saved_tensors
         features, kernels = len(W_enc), kernels_for(W_enc, len(x))
         slopes = torch.where(values != 0, grads[0], 0)
-        grad_b = slopes.new_zeros(features).index_add_(0, indices.flatten(), slopes.flatten())
+        marked = SparseCodes(slopes, indices)  # what has no slope adds nothing
+        grad_b = slopes.new_empty(features)
         grad_W = grad_x = grad_centre = None
         if ctx.needs_input_grad[1]:
-            marked = SparseCodes(slopes, indices)  # what has no slope adds nothing
-            grad_W = kernels.sums_by_feature(marked, slopes, x, _gradient_of(W_enc))
+            grad_W = kernels.sums_by_feature(marked, slopes, x, _gradient_of(W_enc), grad_b)
+        else:
+            add_totals(marked, slopes, grad_b)
         if ctx.needs_input_grad[0]:
-            grad_x = kernels.weighted_sums(SparseCodes(slopes, indices), W_enc)
+            grad_x = kernels.weighted_sums(marked, W_enc)
         if ctx.needs_input_grad[3]:
             grad_centre = -(grad_b @ W_enc)
         return grad_x, grad_W, grad_b, grad_centre, None

@@ -15,6 +15,8 @@ from probe_sae.training.precision import autocast
 from probe_sae.training.runs import Run
 from probe_sae.training.settings import TrainSettings
 
+LOOK_EVERY = 8
+"""Steps after which a GPU, which has to be waited for, is asked anew what is dead."""
 RESAMPLINGS = 4
 """Times in the first half of a run at which dead features of some architectures begin anew."""
 DEAD_AT_ONCE = 1024
@@ -50,6 +52,7 @@ class Learner:
             fused=True,
         )
         self._silent = torch.zeros(run.settings.features, dtype=torch.int64, device=device)
+        self._known_dead: Tensor | None = None
         self._average: dict[str, Tensor] = {}
         if trainer.ema:
             self._average = {n: p.detach().clone() for n, p in self.sae.named_parameters()}
@@ -57,38 +60,41 @@ class Learner:
         self.log: list[dict[str, Any]] = []
 
     def step(self, rows: Tensor, step: int) -> Step:
-        """Learn from a batch of raw rows.
-
-        Raises:
-            SettingsError: the loss is not finite.
-        """
+        """Learn from a batch of raw rows; `check` looks at the loss."""
         trainer, sae = self._trainer, self.sae
         rate = self._rate(step)
         for group in self._optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        dead = _in_turns(self._dead().nonzero().squeeze(1), max(DEAD_AT_ONCE, sae.d_out), step)
+        dead = _in_turns(self._dead_features(step), max(DEAD_AT_ONCE, sae.d_out), step)
         with autocast(trainer.precision, rows.device):
             result = sae.step(rows, dead, step / trainer.steps)
-        if not torch.isfinite(result.loss):
-            raise SettingsError(
-                f"{self._named}the loss is not finite at step {step + 1}, though its rows are; "
-                f"their largest activation is {float(rows.abs().max()):.3g}. Lower the learning "
-                f"rate (--set lr={rate / 4:.1g}), or look at the rows with `probe-sae store info`."
-            )
         release_gradients(sae.parameters())
         result.loss.backward()
         sae.before_update()
         if trainer.clip:
-            torch.nn.utils.clip_grad_norm_(sae.parameters(), trainer.clip)
+            self._clip(trainer.clip)
         self._optimiser.step()
         sae.constrain()
         sae.adapt(result)
-        self._silent += len(rows)
-        self._silent[result.fired > 0] = 0
+        self._silent.add_(len(rows)).masked_fill_(result.fired > 0, 0)
         self._follow_average(step)
         if step + 1 in self._resamplings:
             self._resample(rows, step)
         return result
+
+    def check(self, loss: Tensor, rows: Tensor, step: int) -> None:
+        """Look at the loss of a step.
+
+        Raises:
+            SettingsError: it is not finite.
+        """
+        if not torch.isfinite(loss):
+            raise SettingsError(
+                f"{self._named}the loss is not finite at step {step + 1}, though its rows are; "
+                f"their largest activation is {float(rows.abs().max()):.3g}. Lower the learning "
+                f"rate (--set lr={self._rate(step) / 4:.1g}), or look at the rows with "
+                "`probe-sae store info`."
+            )
 
     @torch.no_grad()
     def note(self, result: Step, step: int, seconds: float) -> None:
@@ -165,6 +171,22 @@ class Learner:
     def _dead(self) -> Tensor:
         return self._silent >= self._trainer.dead_window
 
+    def _dead_features(self, step: int) -> Tensor:
+        """Return the numbers of dead features; on a GPU as they were a few steps before."""
+        if self._known_dead is None or not self._silent.is_cuda or step % LOOK_EVERY == 0:
+            self._known_dead = self._dead().nonzero().squeeze(1)
+        return self._known_dead
+
+    def _clip(self, largest: float) -> None:
+        """Let the optimiser divide gradients by what they are too long.
+
+        That is one pass over them less than to change them before, and the same.
+        """
+        gradients = [p.grad for p in self.sae.parameters() if p.grad is not None]
+        length = torch.nn.utils.get_total_norm(gradients)
+        scale = (length / largest).clamp_min(1.0).float()
+        setattr(self._optimiser, "grad_scale", scale)  # noqa: B010 -- what gradient scalers set
+
     def _follow_average(self, step: int) -> None:
         """Move the average of weights; early on faster, so that it forgets the first ones."""
         decay = min(self._trainer.ema, (1 + step) / (10 + step))
@@ -198,6 +220,7 @@ class Learner:
             state = self._optimiser.state[self.sae.get_parameter(name)]
             state["exp_avg"][dead] = state["exp_avg_sq"][dead] = 0.0
         self._silent[dead] = 0
+        self._known_dead = None
         say(f"{self._named}{len(dead)} dead features begin anew at rows with a large error")
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from probe_sae.sae.kernels.threads import threads_for
 from probe_sae.store import Stream, open_store
 from probe_sae.training import progress_file
 from probe_sae.training.alarms import name_bad_rows, warn_of_outliers
+from probe_sae.training.feeding import fed
+from probe_sae.training.late_check import LateCheck
 from probe_sae.training.learner import Learner
 from probe_sae.training.precision import matrix_products
 from probe_sae.training.runs import Run, named
@@ -199,6 +201,7 @@ class Training:
         if not bool(sample.any()):
             raise SettingsError("the rows are all zero: is this the right site?")
         warn_of_outliers(sample)
+        self._late = LateCheck()
         self.learners = [Learner(run, stream.widths, sample, trainer, device) for run in runs]
 
     def run(
@@ -233,8 +236,9 @@ class Training:
             advance(at.step * trainer.batch_size)
             while at.step < trainer.steps:
                 before = at.step
-                for batch in self._stream.epoch(at.epoch, trainer.batch_size, at.batch):
-                    self._step(batch, at, began)
+                epoch = self._stream.epoch(at.epoch, trainer.batch_size, at.batch)
+                for rows in fed(epoch, self._device):
+                    self._step(rows, at, began)
                     advance(trainer.batch_size)
                     is_due = time.perf_counter() - saved > trainer.save_seconds
                     if folder is not None and (asked or is_due):
@@ -247,26 +251,41 @@ class Training:
                 at.epoch, at.batch = at.epoch + 1, 0
                 if at.step == before and before == 0:
                     raise SettingsError("no rows to train on.")
+        self._late.settle()
         unseen = self._unseen.sample(SAMPLE_ROWS).to(self._device)
         return [learner.finish(unseen) for learner in self.learners]
 
-    def _step(self, batch: Tensor, at: "_Place", began: float) -> None:
+    def _step(self, rows: Tensor, at: "_Place", began: float) -> None:
         """Let every dictionary learn from a batch."""
         trainer = self._trainer
-        rows = batch.to(self._device, non_blocking=True).float()
-        named = getattr(self._stream, "row_number", None)
-        names = None if named is None else partial(named, at.epoch, trainer.batch_size)
-        if message := name_bad_rows(rows, at.batch * trainer.batch_size, names):
-            raise SettingsError(f"step {at.step + 1}: {message}")
+        losses: list[Tensor] = []
+        check = partial(self._check, rows, losses, replace(at))
+        self._late.look(rows.sum(), check)
         is_noted = at.step % max(1, trainer.steps // LOG_LINES) == 0
         for learner in self.learners:
             result = learner.step(rows, at.step)
+            losses.append(result.loss.detach())
+            self._late.look(losses[-1], check)
             if is_noted or at.step + 1 == trainer.steps:
                 learner.note(result, at.step, time.perf_counter() - began)
         at.step, at.batch = at.step + 1, at.batch + 1
 
+    def _check(self, rows: Tensor, losses: list[Tensor], at: "_Place") -> None:
+        """Raise where rows or losses of a step are not finite.
+
+        Raises:
+            SettingsError: they are not; names the rows.
+        """
+        named = getattr(self._stream, "row_number", None)
+        names = None if named is None else partial(named, at.epoch, self._trainer.batch_size)
+        if message := name_bad_rows(rows, at.batch * self._trainer.batch_size, names):
+            raise SettingsError(f"step {at.step + 1}: {message}")
+        for learner, loss in zip(self.learners, losses, strict=False):
+            learner.check(loss, rows, at.step)
+
     def _save(self, folder: Path, whats: Sequence[Mapping[str, Any]], at: "_Place") -> None:
         """Put the state after a step on disk."""
+        self._late.settle()
         tensors: dict[str, Tensor] = {}
         facts: list[dict[str, Any]] = []
         for i, learner in enumerate(self.learners):

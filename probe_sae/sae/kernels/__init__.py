@@ -4,13 +4,15 @@
 of them is differentiable: `probe_sae.sae.sparse` is.
 """
 
+from functools import cache
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from probe_sae.sae.kernels import reference
-from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes, in_rows, positive
+from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes, add_totals, in_rows, positive
 
 WORTHWHILE = 1 << 27
 """Multiplications of an encoding from which compiled loops pay for their compilation."""
@@ -47,7 +49,12 @@ class Kernels(Protocol):
         ...
 
     def sums_by_feature(
-        self, codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor
+        self,
+        codes: SparseCodes,
+        weights: Tensor,
+        x: Tensor,
+        out: Tensor,
+        totals: Tensor | None = None,
     ) -> Tensor:
         """Write, for each feature, the sum of the rows that fire it times weights, and return it.
 
@@ -56,7 +63,20 @@ class Kernels(Protocol):
             weights: [rows, width], one for each firing.
             x: [rows, d].
             out: [features, d].
+            totals: [features] where to write sums of weights as well; none where none fires.
         """
+        ...
+
+    def fired(self, codes: SparseCodes, features: int) -> Tensor:
+        """Return on how many rows each feature fires, [features] int64."""
+        ...
+
+    def keep_lengths(self, weights: Tensor, grad: Tensor) -> None:
+        """Take from a gradient what would only change the lengths of weights' rows, which are 1."""
+        ...
+
+    def unit_rows(self, weights: Tensor) -> None:
+        """Bring rows to length 1."""
         ...
 
 
@@ -65,12 +85,32 @@ def kernels_for(W: Tensor, rows: int) -> Kernels:
 
     It depends on nothing but device, dtype and sizes, so that a run can be repeated to the bit.
     """
-    is_single = W.device.type == "cpu" and W.dtype == torch.float32
-    if is_single and W.numel() * rows >= WORTHWHILE:
+    if W.dtype != torch.float32:
+        return reference
+    if W.device.type == "cpu" and W.numel() * rows >= WORTHWHILE:
         from probe_sae.sae.kernels import cpu  # compiles; small work never needs it
 
         return cpu
+    if W.device.type == "cuda" and _has_triton(W.device):
+        from probe_sae.sae.kernels import cuda
+
+        return cuda
     return reference
 
 
-__all__ = ["Errors", "Flat", "Kernels", "SparseCodes", "in_rows", "kernels_for", "positive"]
+@cache
+def _has_triton(device: torch.device) -> bool:
+    """Return whether there is Triton, and a GPU that it has code for, with cores for float16."""
+    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+__all__ = [
+    "Errors",
+    "Flat",
+    "Kernels",
+    "SparseCodes",
+    "add_totals",
+    "in_rows",
+    "kernels_for",
+    "positive",
+]

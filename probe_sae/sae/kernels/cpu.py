@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from probe_sae.sae.kernels import cpu_selecting, cpu_sums, reference
-from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
+from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes, add_totals
 from probe_sae.sae.kernels.threads import side_by_side
 
 CHUNK_ROWS = 256
@@ -132,8 +132,12 @@ def errors(codes: SparseCodes, W: Tensor, bias: Tensor, target: Tensor) -> Error
     return Errors(x_hat, error, found)
 
 
-def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor) -> Tensor:
+def sums_by_feature(
+    codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor, totals: Tensor | None = None
+) -> Tensor:
     """See `Kernels.sums_by_feature`."""
+    if totals is not None:
+        add_totals(codes, weights, totals)
     x, values, indices = _plain(x), _plain(codes.values), codes.indices.contiguous()
     features = len(out)
     starts = np.empty(features + 1, np.int64)
@@ -153,6 +157,9 @@ def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor)
 
     side_by_side(work, range(pieces))
     return out
+
+
+fired, keep_lengths, unit_rows = reference.fired, reference.keep_lengths, reference.unit_rows
 
 
 def _product(x: Tensor, W: Tensor, b: Tensor) -> NDArray[np.float32]:

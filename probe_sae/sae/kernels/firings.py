@@ -39,9 +39,9 @@ class Errors(NamedTuple):
 
 def in_rows(flat: Flat, rows: int) -> SparseCodes:
     """Return lists as [rows, width], with zeros at the end of short rows."""
-    lengths = torch.bincount(flat.rows, minlength=rows)
-    width = max(1, int(lengths.max())) if rows else 1
-    starts = lengths.cumsum(0) - lengths
+    bounds = torch.arange(rows + 1, device=flat.rows.device)
+    starts = torch.searchsorted(flat.rows, bounds)
+    width = max(1, int(starts.diff().max())) if rows else 1
     place = flat.rows * width - starts[flat.rows]
     place += torch.arange(len(flat.rows), device=flat.rows.device)
     laid, indices = flat.values.new_zeros(rows * width), flat.features.new_zeros(rows * width)
@@ -53,3 +53,15 @@ def positive(codes: Tensor) -> SparseCodes:
     """Return what is positive of dense codes, [rows, features]."""
     rows, features = (codes > 0).nonzero(as_tuple=True)
     return in_rows(Flat(rows, features, codes[rows, features]), len(codes))
+
+
+def add_totals(codes: SparseCodes, weights: Tensor, totals: Tensor) -> None:
+    """Write the sum of the weights of each feature's firings.
+
+    Args:
+        codes: say what fires.
+        weights: [rows, width], one for each firing.
+        totals: [features], changed.
+    """
+    fired = torch.where(codes.values != 0, weights, 0).flatten()
+    totals.zero_().index_add_(0, codes.indices.flatten(), fired)

@@ -4,15 +4,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, linear
 
-from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
+from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes, add_totals
 
 CHUNK_ROWS = 512
-"""Rows encoded at once: their pre-activations stay near the cache and are never stored whole."""
+"""Rows encoded at once on a CPU: their pre-activations stay near the cache."""
+CHUNK_VALUES = 1 << 27
+"""Pre-activations in memory at once on other devices."""
 
 
 def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
     """See `Kernels.top`."""
-    parts = [_linear(rows, W, b).topk(k, -1, sorted=False) for rows in x.split(CHUNK_ROWS)]
+    parts = [_linear(rows, W, b).topk(k, -1, sorted=False) for rows in x.split(_chunk(W))]
     values, indices = (torch.cat(column) for column in zip(*parts, strict=True))
     return SparseCodes(values.relu_(), indices)
 
@@ -20,8 +22,9 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
 def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
     """See `Kernels.over`."""
     parts: list[Flat] = []
-    for start in range(0, len(x), CHUNK_ROWS):
-        pre = _linear(x[start : start + CHUNK_ROWS], W, b)
+    size = _chunk(W)
+    for start in range(0, len(x), size):
+        pre = _linear(x[start : start + size], W, b)
         rows, features = (pre > limits).nonzero(as_tuple=True)
         parts.append(Flat(rows + start, features, pre[rows, features]))
     if not parts:
@@ -59,7 +62,9 @@ def errors(codes: SparseCodes, W: Tensor, bias: Tensor, target: Tensor) -> Error
     return Errors(x_hat, error, dots(codes, W, error))
 
 
-def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor) -> Tensor:
+def sums_by_feature(
+    codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor, totals: Tensor | None = None
+) -> Tensor:
     """See `Kernels.sums_by_feature`."""
     rows, numbers, places = _entries(codes)
     order = numbers.to(torch.int32).argsort(stable=True)
@@ -70,7 +75,36 @@ def sums_by_feature(codes: SparseCodes, weights: Tensor, x: Tensor, out: Tensor)
         mode="sum",
         per_sample_weights=weights.flatten()[places][order],
     )
+    if totals is not None:
+        add_totals(codes, weights, totals)
     return out.copy_(sums)
+
+
+def fired(codes: SparseCodes, features: int) -> Tensor:
+    """See `Kernels.fired`."""
+    fires = (codes.values != 0).flatten().long()
+    return fires.new_zeros(features).index_add_(0, codes.indices.flatten(), fires)
+
+
+def keep_lengths(weights: Tensor, grad: Tensor) -> None:
+    """See `Kernels.keep_lengths`."""
+    parts = zip(grad.split(_PIECE), weights.split(_PIECE), strict=True)
+    for slopes, rows in parts:  # what is made of a piece stays in the cache
+        slopes.addcmul_(rows, torch.linalg.vecdot(slopes, rows)[:, None], value=-1)
+
+
+def unit_rows(weights: Tensor) -> None:
+    """See `Kernels.unit_rows`."""
+    for rows in weights.split(_PIECE):
+        rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+_PIECE = 1024
+
+
+def _chunk(W: Tensor) -> int:
+    """Return how many rows are encoded at once."""
+    return CHUNK_ROWS if W.device.type == "cpu" else max(1, CHUNK_VALUES // len(W))
 
 
 def _linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
