@@ -140,12 +140,16 @@ class DenseSAE(SAE, ABC):
         return self.encoder(scaled - self.b_dec if self.settings.output == "linear" else scaled)
 
     def _by_rows(
-        self, compute: Callable[[Tensor], tuple[Tensor, ...]], target: Tensor
+        self,
+        compute: Callable[[Tensor], tuple[Tensor, ...]],
+        target: Tensor,
+        *,
+        is_light: bool = False,
     ) -> tuple[Tensor, ...]:
         """See `chunks.by_rows`; batch norm needs all rows at once."""
         if self.settings.batch_norm:
             return compute(target)
-        return by_rows(compute, target, self.features)
+        return by_rows(compute, target, self.features, is_light=is_light)
 
     def _pre(self, scaled: Tensor) -> Tensor:
         """Return pre-activations, [rows, features]."""

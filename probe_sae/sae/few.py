@@ -15,7 +15,7 @@ from probe_sae.sae.sparse import PreActivations
 FIRST_ROWS = 256
 """Rows that tell how many firings there will be."""
 FEW = 1 / 8
-"""Share of pre-activations up to which firings are few: a sparse step breaks even at a third."""
+"""Share of pre-activations up to which firings are few: a sparse step breaks even at a sixth."""
 
 
 def few_over(x: Tensor, W_enc: Tensor, b_enc: Tensor, limits: Tensor) -> SparseCodes | None:
@@ -30,7 +30,7 @@ def few_over(x: Tensor, W_enc: Tensor, b_enc: Tensor, limits: Tensor) -> SparseC
     if not is_worthwhile(W_enc, len(x)):
         return None
     parts: list[Flat] = []
-    for start, rows in ((0, x[:FIRST_ROWS]), (FIRST_ROWS, x[FIRST_ROWS:])):
+    for start, rows in zip((0, FIRST_ROWS), x.tensor_split([FIRST_ROWS]), strict=True):
         found = PreActivations(rows, W_enc, b_enc).over(limits)
         if len(found.values) > FEW * len(rows) * len(W_enc):
             return None

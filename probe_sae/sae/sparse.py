@@ -101,7 +101,7 @@ class BatchTopKSelect:
         if not isfinite(guess):
             guess = 0.8 * pre_activations.typical(self._k)
         found = pre_activations.at_least(guess)
-        for lower in (0.7 * guess, 0.0):
+        for lower in (0.7 * guess, 0.4 * guess, 0.1 * guess, 0.0):
             if guess and len(found.values) < wanted:
                 found = pre_activations.at_least(lower)
         is_enough = wanted and len(found.values) >= wanted

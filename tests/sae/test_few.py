@@ -112,6 +112,19 @@ def test_compiled_loops_take_the_sparse_step_by_themselves(
         torch.testing.assert_close(got[name].double(), value.double(), rtol=1e-3, atol=1e-3 * scale)
 
 
+@pytest.mark.parametrize("rows", [1, 256, 257])
+def test_a_batch_may_be_as_small_as_what_is_looked_at_first(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae, x, dead = prepared("l1", torch.float32, features=8192)
+    monkeypatch.setattr(few, "is_worthwhile", lambda W_enc, rows: True)
+    assert is_sparse(sae, x[:rows])
+    with torch.no_grad():
+        assert torch.isfinite(sae.step(x[:rows], dead).loss)
+        sae.get_parameter("b_enc").fill_(-1e9)  # nothing fires at all
+        assert int(sae.step(x[:rows], dead).fired.sum()) == 0
+
+
 def test_where_many_fire_or_one_row_fires_most_the_step_is_dense(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -175,6 +175,19 @@ def test_more_firings_than_there_was_room_for_are_all_found(
     assert len(got.rows) == 600 * 200
 
 
+def test_products_are_float32_whatever_torch_is_told_to_multiply_in(product: str) -> None:
+    """With one thread autocast reaches the loops' products; with several it does not."""
+    x, W, b = sample(300, 33, 129)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    wanted = (*cpu.top(x, W, b, 17), *cpu.over(x, W, b, b.abs()))
+    with torch.autocast("cpu", torch.bfloat16):
+        got = (*cpu.top(x, W, b, 17), *cpu.over(x, W, b, b.abs()))
+    torch.set_num_threads(before)
+
+    assert all(torch.equal(mine, plain) for mine, plain in zip(got, wanted, strict=True))
+
+
 @pytest.fixture
 def firings() -> tuple[SparseCodes, Tensor, Tensor]:
     """Codes of which some are zero, whole rows and features too; weights of features; rows."""

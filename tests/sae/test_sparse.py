@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from probe_sae.sae import sparse
-from probe_sae.sae.kernels import reference
+from probe_sae.sae.kernels import Flat, reference
 from probe_sae.sae.sparse import PreActivations, SparseCodes
 
 ROWS, D_MODEL, FEATURES, K = 40, 12, 50, 4
@@ -110,6 +110,28 @@ def test_batch_top_k_is_exact_where_the_first_rows_are_unlike_the_rest() -> None
 
         lowest = x.flatten().sort(descending=True).values[1499]
         assert torch.equal(dense, x * (x >= lowest))
+
+
+def test_a_batch_that_says_half_as_much_does_not_list_all_that_is_positive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All would be half of rows x features: 670 MB of a batch of 4,096 and 16,384 features."""
+    x = torch.randn(400, 32, generator=torch.Generator().manual_seed(0))
+    W = torch.randn(300, 32, generator=torch.Generator().manual_seed(1))
+    select, listed = sparse.BatchTopKSelect(4), list[int]()
+    real = PreActivations.over
+
+    def watched(self: PreActivations, limits: Tensor) -> Flat:
+        found = real(self, limits)
+        listed.append(len(found.values))
+        return found
+
+    monkeypatch.setattr(PreActivations, "over", watched)
+    for scale in (1.0, 0.5, 0.25):
+        codes = select(PreActivations(scale * x, W, torch.zeros(300)))
+        assert int((codes.values > 0).sum()) == 1600
+
+    assert max(listed) < 400 * 300 / 8
 
 
 def test_above_finds_every_firing() -> None:

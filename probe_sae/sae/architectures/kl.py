@@ -103,7 +103,7 @@ class KLSAE(DenseSAE):
             codes = self._pre(rows).sigmoid()
             return self._reconstruct(codes), codes.sum(0), self.fires(codes.detach()).sum(0)
 
-        x_hat, total, fired = self._by_rows(compute, target)
+        x_hat, total, fired = self._by_rows(compute, target, is_light=True)
         mean = total / len(target)
         divergence = kl_divergence(self.settings.rho, mean).sum()
         loss = (target - x_hat).square().mean() + self.settings.beta * divergence

@@ -111,7 +111,7 @@ class L1SAE(DenseSAE):
             codes = self._activations(self._pre(rows))
             return self._reconstruct(codes), codes.sum(0), self.fires(codes.detach()).sum(0)
 
-        x_hat, total, fired = self._by_rows(compute, target)
+        x_hat, total, fired = self._by_rows(compute, target, is_light=True)
         return x_hat, (target - x_hat).square().sum(), total, fired
 
     def before_update(self) -> None:

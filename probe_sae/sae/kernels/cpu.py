@@ -40,7 +40,7 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
         some = slice(start, start + CHUNK_ROWS)
         written = values[some].numpy(), indices[some].numpy()
         if screen is None:
-            cpu_selecting.top(linear(x[some], weights, b).numpy(), *written)
+            cpu_selecting.top(_product(x[some], weights, b), *written)
         else:
             exact = x[some].numpy(), weights.numpy(), b.numpy(), screen.reach[some].numpy()
             cpu_selecting.top_screened(screen.patterns(some), *exact, *written)
@@ -60,8 +60,8 @@ def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
     def work(start: int) -> None:
         some = slice(start, start + CHUNK_ROWS)
         if screen is None:
-            pre = linear(x[some], weights, b)
-            found[start] = _listed(start, partial(cpu_selecting.over, pre.numpy(), limits.numpy()))
+            pre = _product(x[some], weights, b)
+            found[start] = _listed(start, partial(cpu_selecting.over, pre, limits.numpy()))
         else:
             patterns, lowest = screen.patterns(some), np.empty(len(weights), np.int16)
             if cpu_selecting.lowest_keys(limits.numpy(), float(screen.reach[some].max()), lowest):
@@ -160,6 +160,12 @@ def sums_by_feature(
 
 
 fired, keep_lengths, unit_rows = reference.fired, reference.keep_lengths, reference.unit_rows
+
+
+def _product(x: Tensor, W: Tensor, b: Tensor) -> NDArray[np.float32]:
+    """Return x @ W.T + b in float32, whatever autocast multiplies in."""
+    with torch.autocast("cpu", enabled=False):
+        return linear(x, W, b).numpy()
 
 
 def _are_numbers(*tensors: Tensor) -> bool:
