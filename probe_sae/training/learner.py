@@ -161,7 +161,7 @@ class Learner:
         return self._trainer.rate(step, self.run.settings, self.sae.d_model)
 
     def _dead(self) -> Tensor:
-        return self._silent >= self._trainer.dead_window
+        return self._silent >= self._trainer.dead_window(self.run.settings)
 
     def _follow_average(self, step: int) -> None:
         """Move the average of weights; early on faster, so that it forgets the first ones."""

@@ -24,6 +24,10 @@ class TopK(Settings):
     """
 
     arch: ClassVar[str] = "topk"
+    betas: ClassVar[tuple[float, float]] = (0.8, 0.95)
+    """Adam's own, 0.9 and 0.999, make the first step of a feature that was silent for long
+    (1 - 0.9) / sqrt(1 - 0.999) = 3.2 rates long, so that rare features never settle; these 0.9."""
+    dead_share: ClassVar[float] = 1 / 100
     k: float = 32
     """Features that fire on a row."""
     aux_coefficient: float = 1 / 32
@@ -50,6 +54,10 @@ class TopK(Settings):
     def build(self, widths: tuple[int, ...]) -> SAE:
         """See `Settings.build`."""
         return TopKSAE(self, widths)
+
+    def _most(self, width: int) -> float:
+        """Return what turns a direction by about a tenth: its entries are 1 / sqrt(width)."""
+        return 0.115 / width**0.5
 
 
 class TopKSAE(LinearSAE):
