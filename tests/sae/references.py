@@ -144,6 +144,8 @@ def _top_k(q: Problem) -> Answer:
         return _l1_crosscoder(q, pre.clamp(min=0), target)
     W_dec = _archetypal_decoder(q) if arch == "archetypal" else p["W_dec"]
     how = {"signed_topk": "signed"}.get(arch, "batch" if "threshold" in p else "rows")
+    if how == "batch" and q.share < q.settings.by_row:
+        how = "rows"
     if q.running and how == "batch":
         codes = pre * ((pre >= p["threshold"]) & (pre > 0))
     else:

@@ -69,7 +69,7 @@ class TopKSAE(LinearSAE):
         """See `SAE.step`."""
         scaled, target = self._scaled_pair(rows)
         decoder, centre = self._decoder(), self._centre()
-        codes = sparse.encode(scaled, self.W_enc, self.b_enc, self._select(), centre)
+        codes = sparse.encode(scaled, self.W_enc, self.b_enc, self._select_at(share), centre)
         goal = self._goal(scaled, target)
         x_hat, loss = self._loss(codes, goal, decoder)
         if dead is not None and len(dead) and self.settings.aux_coefficient:
@@ -99,8 +99,12 @@ class TopKSAE(LinearSAE):
         """Return the decoder to differentiate through."""
         return self.W_dec
 
+    def _select_at(self, share: float) -> sparse.Select:
+        """Return what chooses the firings when so much of the training is over."""
+        return self._select()
+
     def _select(self) -> sparse.Select:
-        """Return what chooses the firings while training."""
+        """Return what chooses the firings of a batch in the end."""
         return partial(sparse.top_k, k=int(self.settings.k))
 
     def _codes(self, scaled: Tensor) -> SparseCodes:
