@@ -20,6 +20,8 @@ class Settings(ABC):
     """Its name on the command line."""
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Of Adam."""
+    dead_share: ClassVar[float] = 1 / 20
+    """A feature that has not fired for so much of a run is dead."""
 
     features: int = 4096
     """Size of the dictionary."""
@@ -50,10 +52,15 @@ class Settings(ABC):
         """Return the highest learning rate for a run over so many rows of a width.
 
         2e-4 / sqrt(features / 2^14), the law of Gao et al. 2024 for runs of billions of rows, and
-        more for shorter ones, up to 0.01: CHANGELOG.md has what was measured.
+        more for shorter ones, up to what rows of a width bear: `probe-sae guide defaults` has what
+        was measured.
         """
         law = 2e-4 / (self.features / 2**14) ** 0.5
-        return min(1e-2, law * max(1.0, (2e9 / rows) ** 0.45))
+        return min(self._most(width), law * max(1.0, (2e9 / rows) ** 0.45))
+
+    def _most(self, width: int) -> float:
+        """Return the highest learning rate of all, for rows of a width."""
+        return 1e-2
 
 
 def check_range(settings: Settings, name: str, low: float, high: float = float("inf")) -> None:

@@ -169,7 +169,7 @@ class Learner:
         return self._trainer.rate(step, self.run.settings, self.sae.d_model)
 
     def _dead(self) -> Tensor:
-        return self._silent >= self._trainer.dead_window
+        return self._silent >= self._trainer.dead_window(self.run.settings)
 
     def _dead_features(self, step: int) -> Tensor:
         """Return the numbers of dead features; on a GPU as they were a few steps before."""

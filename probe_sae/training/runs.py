@@ -19,7 +19,7 @@ class Run:
 
 
 def named(runs: list[Run]) -> list[Run]:
-    """Return the runs, each with a name of what it does not share with all others.
+    """Return the runs, each with a name of what it does not share with all that have it.
 
     Raises:
         SettingsError: two are the same.
@@ -28,7 +28,7 @@ def named(runs: list[Run]) -> list[Run]:
     shared = {
         name
         for name in {name for table in tables for name in table}
-        if len({str(table.get(name)) for table in tables}) == 1
+        if len({str(table[name]) for table in tables if name in table}) == 1
     }
     made: list[Run] = []
     for run, table in zip(runs, tables, strict=True):

@@ -25,8 +25,8 @@ class TrainSettings:
     clip: float = 1.0
     """Largest norm of the gradient; 0 leaves it as it is."""
     dead_after: int = 0
-    """A feature is dead after so many rows without firing; 0 is a twentieth of the run, at most
-    10 million."""
+    """A feature is dead after so many rows without firing; 0 is a share of the run that depends on
+    the architecture (a hundredth where AuxK revives it), at most 10 million."""
     held_out: float = 0.1
     """Share of the contexts that training never sees."""
     seed: int = 0
@@ -66,10 +66,10 @@ class TrainSettings:
         left = (self.steps - step) / max(1.0, self.decay * self.steps)
         return highest * min(1.0, (step + 1) / warm, left)
 
-    @property
-    def dead_window(self) -> int:
-        """Rows without firing after which a feature counts as dead."""
-        return self.dead_after or min(10_000_000, max(self.batch_size, self.rows // 20))
+    def dead_window(self, settings: Settings) -> int:
+        """Return the number of rows without firing after which a feature counts as dead."""
+        share = round(self.rows * settings.dead_share)
+        return self.dead_after or min(10_000_000, max(self.batch_size, share))
 
 
 def split_settings(values: dict[str, Any]) -> tuple[Settings, TrainSettings]:

@@ -95,14 +95,15 @@ def chosen(pre: Tensor, k: float, how: str) -> Tensor:
     return mask
 
 
-def adam(grads: list[Tensor], rate: float) -> Tensor:
+def adam(grads: list[Tensor], rate: float, betas: tuple[float, float]) -> Tensor:
     """Return how Adam moves a weight after the last of these gradients (Kingma and Ba 2015)."""
     first, second = torch.zeros_like(grads[0]), torch.zeros_like(grads[0])
+    slow, slower = betas
     for grad in grads:
-        first = 0.9 * first + 0.1 * grad
-        second = 0.999 * second + 0.001 * grad**2
+        first = slow * first + (1 - slow) * grad
+        second = slower * second + (1 - slower) * grad**2
     steps = len(grads)
-    return -rate * first / (1 - 0.9**steps) / ((second / (1 - 0.999**steps)).sqrt() + 1e-8)
+    return -rate * first / (1 - slow**steps) / ((second / (1 - slower**steps)).sqrt() + 1e-8)
 
 
 def pursuit(row: Tensor, directions: Tensor, k: int) -> tuple[list[float], list[int], Tensor]:
@@ -143,6 +144,8 @@ def _top_k(q: Problem) -> Answer:
         return _l1_crosscoder(q, pre.clamp(min=0), target)
     W_dec = _archetypal_decoder(q) if arch == "archetypal" else p["W_dec"]
     how = {"signed_topk": "signed"}.get(arch, "batch" if "threshold" in p else "rows")
+    if how == "batch" and q.share < q.settings.by_row:
+        how = "rows"
     if q.running and how == "batch":
         codes = pre * ((pre >= p["threshold"]) & (pre > 0))
     else:

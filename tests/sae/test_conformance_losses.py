@@ -167,6 +167,17 @@ def test_matryoshka_of_one_group_is_batchtopk() -> None:
     )
 
 
+def test_batchtopk_is_topk_until_its_batches_choose() -> None:
+    batched, rows = prepared("batchtopk", k=3, by_row=0.8)
+    alone, _ = prepared("topk", k=3)
+    alone.load_state_dict(batched.state_dict(), strict=False)
+    wanted = float(alone.step(rows).loss.detach())
+
+    early, late = (float(batched.step(rows, share=at).loss.detach()) for at in (0.79, 0.8))
+    assert early == pytest.approx(wanted, rel=1e-12)
+    assert late != pytest.approx(wanted, rel=1e-3)
+
+
 def test_prefixes_of_matryoshka_are_the_shares_of_its_features() -> None:
     assert Matryoshka(features=64).sizes == (2, 6, 14, 30, 64)
     assert Matryoshka(features=4, k=2).sizes == (1, 2, 4)

@@ -82,7 +82,7 @@ def _updates(order: str, sae: SAE, batches: list[Tensor], rate: float) -> Named:
                 grad = {name: g * min(1.0, 0.1 / norm) for name, g in grad.items()}
         past.append(grad)
         for name in now:
-            now[name] = now[name] + adam([grads[name] for grads in past], rate)
+            now[name] = now[name] + adam([grads[name] for grads in past], rate, sae.settings.betas)
         if "unit" in order:
             now["W_dec"] = now["W_dec"] / now["W_dec"].norm(dim=1, keepdim=True)
     return now

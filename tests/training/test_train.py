@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from probe_sae.errors import OutputExists, SettingsError
 from probe_sae.sae import (
     ARCHITECTURES,
+    L1,
     BatchTopK,
     Settings,
     TopK,
@@ -39,15 +40,17 @@ def world(rows: int, seed: int, features: int = 64, d_model: int = 24) -> torch.
 
 
 def settings(arch: str) -> Settings:
-    wanted = {"features": 64, "k": 3, "points": 256}
+    # a transcoder's skip would copy the columns that are asked for, and no feature were needed
+    wanted = {"features": 64, "k": 3, "points": 256, "skip": False}
     kind = ARCHITECTURES[arch]
     return settings_for(arch, {n: v for n, v in wanted.items() if hasattr(kind, n)})
 
 
-UNEXPLAINED = {"l1": 0.65, "gated": 0.25, "matryoshka": 0.35} | dict.fromkeys(
+UNEXPLAINED = {"l1": 0.65, "gated": 0.25, "matryoshka": 0.35, "transcoder": 0.3} | dict.fromkeys(
     ["frozen_decoder", "frozen_encoder"], 0.65
 )
-"""What is left after a short run; L1 shrinks, and half of the frozen ones is random."""
+"""What is left after a short run; L1 shrinks, half of the frozen ones is random, and of directions
+that are cut off to 16 columns 64 are hard to tell apart."""
 
 
 def data(arch: str, rows: int, seed: int) -> torch.Tensor | tuple[torch.Tensor, ...]:
@@ -197,6 +200,19 @@ def test_one_table_holds_the_settings_of_both() -> None:
 
     assert made == BatchTopK(features=8192, k=16)
     assert (run.lr, run.rows) == (1e-3, 1_000_000)
+
+
+def test_a_short_run_turns_directions_as_far_at_every_width() -> None:
+    narrow, wide = (TopK().learning_rate(100_000, width) for width in (100, 400))
+
+    assert narrow == pytest.approx(2 * wide)
+
+
+def test_a_feature_is_dead_sooner_where_aux_k_revives_it() -> None:
+    run = TrainSettings(rows=1_000_000, batch_size=512)
+
+    assert run.dead_window(TopK()) == 10_000
+    assert run.dead_window(L1()) == 50_000
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

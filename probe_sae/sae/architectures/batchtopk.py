@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probe_sae.sae import sparse
 from probe_sae.sae.architectures.topk import TopK, TopKSAE
+from probe_sae.sae.settings import check_range
 from probe_sae.sae.sparse import SparseCodes
 
 
@@ -21,7 +22,16 @@ class BatchTopK(TopK):
     """
 
     arch: ClassVar[str] = "batchtopk"
+    by_row: float = 0.8
+    """Share of a training over which each row fires k features of its own, as with `topk`. While
+    directions are still rough, the strongest rows would take a batch's firings, and rare features
+    would never form. 0 is as published."""
+
     _whole_k: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "by_row", 0, 1)
 
     def build(self, widths: tuple[int, ...]) -> "BatchTopKSAE":
         """See `Settings.build`."""
@@ -31,10 +41,11 @@ class BatchTopK(TopK):
 class BatchTopKSAE(TopKSAE):
     """Keeps a threshold, so that a row's codes do not depend on its batch."""
 
+    settings: BatchTopK
     threshold: Tensor
     """Scalar: the smallest activation kept; NaN until calibrated."""
 
-    def __init__(self, settings: TopK, widths: tuple[int, ...]) -> None:
+    def __init__(self, settings: BatchTopK, widths: tuple[int, ...]) -> None:
         """Make a dictionary whose weights are not drawn yet."""
         super().__init__(settings, widths)
         self.register_buffer("threshold", torch.full((), float("nan")))
@@ -46,6 +57,11 @@ class BatchTopKSAE(TopKSAE):
         values = self._batch_codes(rows).values
         fired = values[values > 0]
         self.threshold.copy_(fired.min() if len(fired) else torch.tensor(float("inf")))
+
+    def _select_at(self, share: float) -> sparse.Select:
+        if share < self.settings.by_row:
+            return partial(sparse.top_k, k=max(1, round(self.settings.k)))
+        return self._select()
 
     def _select(self) -> sparse.Select:
         return self._batch_select

@@ -49,12 +49,12 @@ class L1(Dense):
         """A sigmoid is never 0: its feature fires where it is over a tenth."""
         return 0.1 if self.activation == "sigmoid" else 0.0
 
-    def learning_rate(self, rows: int, width: int) -> float:
-        """Return less than others do for wide rows, whose weights are small.
+    def _most(self, width: int) -> float:
+        """Return less for wide rows, whose weights are small.
 
-        0.15 / sqrt(width) at most. At 0.01, on rows of width 1792, features died and L0 overshot.
+        At 0.01, on rows of width 1792, features died and L0 overshot.
         """
-        return min(super().learning_rate(rows, width), 0.15 / width**0.5)
+        return min(super()._most(width), 0.15 / width**0.5)
 
     def build(self, widths: tuple[int, ...]) -> "L1SAE":
         """See `Settings.build`."""

@@ -24,6 +24,10 @@ class TopK(Settings):
     """
 
     arch: ClassVar[str] = "topk"
+    betas: ClassVar[tuple[float, float]] = (0.8, 0.95)
+    """Adam's own, 0.9 and 0.999, make the first step of a feature that was silent for long
+    (1 - 0.9) / sqrt(1 - 0.999) = 3.2 rates long, so that rare features never settle; these 0.9."""
+    dead_share: ClassVar[float] = 1 / 100
     k: float = 32
     """Features that fire on a row."""
     aux_coefficient: float = 1 / 32
@@ -51,6 +55,10 @@ class TopK(Settings):
         """See `Settings.build`."""
         return TopKSAE(self, widths)
 
+    def _most(self, width: int) -> float:
+        """Return what turns a direction by about a tenth: its entries are 1 / sqrt(width)."""
+        return 0.115 / width**0.5
+
 
 class TopKSAE(LinearSAE):
     """loss = sum((s x - x_hat)^2) / (rows * variance) + aux_coefficient * AuxK."""
@@ -61,7 +69,7 @@ class TopKSAE(LinearSAE):
         """See `SAE.step`."""
         scaled, target = self._scaled_pair(rows)
         decoder, centre = self._decoder(), self._centre()
-        codes = sparse.encode(scaled, self.W_enc, self.b_enc, self._select(), centre)
+        codes = sparse.encode(scaled, self.W_enc, self.b_enc, self._select_at(share), centre)
         goal = self._goal(scaled, target)
         x_hat, loss = self._loss(codes, goal, decoder)
         if dead is not None and len(dead) and self.settings.aux_coefficient:
@@ -86,8 +94,12 @@ class TopKSAE(LinearSAE):
         """Return the decoder to differentiate through."""
         return self.W_dec
 
+    def _select_at(self, share: float) -> sparse.Select:
+        """Return what chooses the firings when so much of the training is over."""
+        return self._select()
+
     def _select(self) -> sparse.Select:
-        """Return what chooses the firings while training."""
+        """Return what chooses the firings of a batch in the end."""
         return partial(sparse.top_k, k=int(self.settings.k))
 
     def _codes(self, scaled: Tensor) -> SparseCodes:
