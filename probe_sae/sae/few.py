@@ -8,7 +8,6 @@ repeated to the bit.
 import torch
 from torch import Tensor
 
-from probe_sae.sae.chunks import CHUNK_VALUES
 from probe_sae.sae.kernels import Flat, SparseCodes, in_rows, kernels_for, reference
 from probe_sae.sae.sparse import PreActivations
 
@@ -16,6 +15,8 @@ FIRST_ROWS = 256
 """Rows that tell how many firings there will be."""
 FEW = 1 / 8
 """Share of pre-activations up to which firings are few: a sparse step breaks even at a sixth."""
+MOST_PLACES = 1 << 22
+"""Places that codes may take, as wide as their longest row: a step keeps some 60 bytes for each."""
 
 
 def few_over(x: Tensor, W_enc: Tensor, b_enc: Tensor, limits: Tensor) -> SparseCodes | None:
@@ -37,7 +38,7 @@ def few_over(x: Tensor, W_enc: Tensor, b_enc: Tensor, limits: Tensor) -> SparseC
         parts.append(Flat(found.rows + start, found.features, found.values))
     every = Flat(*(torch.cat(column) for column in zip(*parts, strict=True)))
     longest = int(torch.bincount(every.rows, minlength=1).max())
-    if longest * len(x) > CHUNK_VALUES:  # codes are as wide as their longest row
+    if longest * len(x) > MOST_PLACES:  # codes are as wide as their longest row
         return None
     return in_rows(every, len(x))
 

@@ -140,7 +140,7 @@ def test_where_many_fire_or_one_row_fires_most_the_step_is_dense(
     assert not is_sparse(sae, x)
     monkeypatch.setattr(few, "FEW", 1.0)
     assert is_sparse(sae, x)
-    monkeypatch.setattr(few, "CHUNK_VALUES", 300 * 5)
+    monkeypatch.setattr(few, "MOST_PLACES", 300 * 5)
     assert not is_sparse(sae, x)
 
 
