@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from probe_sae.sae import sparse
+from probe_sae.sae import selection, sparse
 from probe_sae.sae.picked import rows_of
 
 ROWS = 1024
@@ -46,7 +46,7 @@ def aux_k(
         dense = torch.zeros_like(pre).scatter(1, largest.indices, largest.values.relu())
         left = (dense @ W_dec - error).square().sum()
     else:
-        codes = sparse.encode(x, W_enc, b_enc, partial(sparse.top_k, k=count))
+        codes = sparse.encode(x, W_enc, b_enc, partial(selection.top_k, k=count))
         _, left = sparse.squared_error(codes, W_dec, error.new_zeros(error.shape[1]), error)
     share = left / error.square().sum().clamp_min(1e-12)
     return share * min(len(dead) / wanted, 1.0)

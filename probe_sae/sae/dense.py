@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.functional import linear, normalize
 
 from probe_sae.errors import SettingsError
-from probe_sae.sae import sparse
+from probe_sae.sae import selection, sparse
 from probe_sae.sae.chunks import by_rows
 from probe_sae.sae.dictionary import SAE
 from probe_sae.sae.few import few_over
@@ -172,7 +172,7 @@ class DenseSAE(SAE, ABC):
 
     def _over(self, scaled: Tensor, thresholds: Tensor) -> SparseCodes:
         """Return the codes where pre-activations over their feature's threshold fire."""
-        select = partial(sparse.over, thresholds=thresholds)
+        select = partial(selection.over, thresholds=thresholds)
         return sparse.encode(self._hidden(scaled), self.W_enc, self.b_enc, select)
 
     def _reconstruct(self, codes: Tensor | SparseCodes) -> Tensor:

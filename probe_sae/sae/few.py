@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probe_sae.sae.kernels import Flat, SparseCodes, in_rows, kernels_for, reference
-from probe_sae.sae.sparse import PreActivations
+from probe_sae.sae.selection import PreActivations
 
 FIRST_ROWS = 256
 """Rows that tell how many firings there will be."""

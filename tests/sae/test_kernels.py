@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probe_sae.sae import sparse
+from probe_sae.sae import selection, sparse
 from probe_sae.sae.kernels import SparseCodes, cpu, kernels_for, reference
 from probe_sae.sae.kernels import cpu_selecting as loops
 
@@ -248,7 +248,7 @@ def test_gradients_of_a_large_step_are_those_of_the_dense_formula() -> None:
     W_enc, b_enc, W_dec, b_dec = parts
     assert kernels_for(W_enc, len(x)) is cpu
 
-    codes = sparse.encode(x, W_enc, b_enc, sparse.BatchTopKSelect(5), b_dec)
+    codes = sparse.encode(x, W_enc, b_enc, selection.BatchTopKSelect(5), b_dec)
     _, squared = sparse.squared_error(codes, W_dec, b_dec, x)
     got = torch.autograd.grad(squared, parts)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from probe_sae.sae import sparse
+from probe_sae.sae import selection, sparse
 from probe_sae.sae.kernels import Flat, SparseCodes, reference
 
 from .kernel_samples import SUMS, Sample
@@ -226,7 +226,8 @@ def test_no_rows_give_nothing() -> None:
 def test_gradients_of_a_step_are_those_of_the_dense_formula(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sparse, "kernels_for", lambda W, rows: cuda)
+    for module in (sparse, selection):
+        monkeypatch.setattr(module, "kernels_for", lambda W, rows: cuda)
     x, W, b = sample(8 * SCALE, 24, 110, seed=4)
     x = x / x.norm(dim=1, keepdim=True).clamp_min(1)
     parts = [W, b, W.flip(0).clone(), x.mean(0)]
@@ -235,7 +236,7 @@ def test_gradients_of_a_step_are_those_of_the_dense_formula(
     W_enc, b_enc, W_dec, b_dec = parts
 
     with torch.autocast(DEVICE, torch.bfloat16):  # rounds nothing here
-        codes = sparse.encode(x, W_enc, b_enc, sparse.BatchTopKSelect(5), b_dec)
+        codes = sparse.encode(x, W_enc, b_enc, selection.BatchTopKSelect(5), b_dec)
         _, squared = sparse.squared_error(codes, W_dec, b_dec, x)
     got = torch.autograd.grad(squared, parts)
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from probe_sae.sae import sparse
+from probe_sae.sae import selection, sparse
 from probe_sae.sae.kernels import Flat, reference
-from probe_sae.sae.sparse import PreActivations, SparseCodes
+from probe_sae.sae.selection import PreActivations
+from probe_sae.sae.sparse import SparseCodes
 
 ROWS, D_MODEL, FEATURES, K = 40, 12, 50, 4
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -39,15 +40,15 @@ def _batch_mask(pre: Tensor) -> Tensor:
     return (pre >= pre.flatten().topk(K * ROWS).values[-1]).double()
 
 
-SELECTIONS: list[tuple[sparse.Select, Callable[[Tensor], Tensor]]] = [
-    (partial(sparse.top_k, k=K), _top_mask),
-    (partial(sparse.batch_top_k, k=K), _batch_mask),
+SELECTIONS: list[tuple[selection.Select, Callable[[Tensor], Tensor]]] = [
+    (partial(selection.top_k, k=K), _top_mask),
+    (partial(selection.batch_top_k, k=K), _batch_mask),
 ]
 
 
 @pytest.mark.parametrize(("select", "mask"), SELECTIONS)
 def test_values_and_gradients_equal_the_dense_formula(
-    weights: Weights, select: sparse.Select, mask: Callable[[Tensor], Tensor]
+    weights: Weights, select: selection.Select, mask: Callable[[Tensor], Tensor]
 ) -> None:
     x, W_enc, b_enc, W_dec = weights
     codes = sparse.encode(x, W_enc, b_enc, select)
@@ -68,7 +69,7 @@ def test_values_and_gradients_equal_the_dense_formula(
 def test_the_decoder_passes_the_finite_difference_test(weights: Weights) -> None:
     x, W_enc, b_enc, W_dec = weights
     with torch.no_grad():
-        codes = sparse.encode(x, W_enc, b_enc, partial(sparse.top_k, k=K))
+        codes = sparse.encode(x, W_enc, b_enc, partial(selection.top_k, k=K))
     values = codes.values.clamp_min(0.1).requires_grad_()
 
     def decode(values: Tensor, W_dec: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def test_the_encoder_passes_the_finite_difference_test(weights: Weights) -> None
     x, W_enc, b_enc, _ = weights
 
     def encode(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
-        codes = sparse.encode(x, W_enc, b_enc, partial(sparse.top_k, k=K))
+        codes = sparse.encode(x, W_enc, b_enc, partial(selection.top_k, k=K))
         return sparse.to_dense(codes, FEATURES)
 
     assert torch.autograd.gradcheck(encode, (x[:3], W_enc, b_enc), eps=1e-7, atol=1e-5)
@@ -93,7 +94,7 @@ def test_batch_top_k_is_exact_where_one_row_takes_nearly_all() -> None:
     x[1:, 0] = torch.arange(ROWS - 1) * 0.001 + 1
     pre = PreActivations(x, torch.eye(FEATURES), torch.zeros(FEATURES))
 
-    codes = sparse.batch_top_k(pre, k=1.3)
+    codes = selection.batch_top_k(pre, k=1.3)
 
     assert int((codes.values > 0).sum()) == round(ROWS * 1.3)
     assert int((codes.values[0] > 0).sum()) == FEATURES
@@ -106,7 +107,7 @@ def test_batch_top_k_is_exact_where_the_first_rows_are_unlike_the_rest() -> None
         x[:100] = torch.rand(100, FEATURES, generator=torch.Generator().manual_seed(2)) * scale
         pre = PreActivations(x, torch.eye(FEATURES), torch.zeros(FEATURES))
 
-        dense = sparse.to_dense(sparse.batch_top_k(pre, k=3), FEATURES)
+        dense = sparse.to_dense(selection.batch_top_k(pre, k=3), FEATURES)
 
         lowest = x.flatten().sort(descending=True).values[1499]
         assert torch.equal(dense, x * (x >= lowest))
@@ -118,7 +119,7 @@ def test_a_batch_that_says_half_as_much_does_not_list_all_that_is_positive(
     """All would be half of rows x features: 670 MB of a batch of 4,096 and 16,384 features."""
     x = torch.randn(400, 32, generator=torch.Generator().manual_seed(0))
     W = torch.randn(300, 32, generator=torch.Generator().manual_seed(1))
-    select, listed = sparse.BatchTopKSelect(4), list[int]()
+    select, listed = selection.BatchTopKSelect(4), list[int]()
     real = PreActivations.over
 
     def watched(self: PreActivations, limits: Tensor) -> Flat:
@@ -138,7 +139,7 @@ def test_above_finds_every_firing() -> None:
     x = torch.rand(ROWS, FEATURES, generator=torch.Generator().manual_seed(1))
     pre = PreActivations(x, torch.eye(FEATURES), torch.zeros(FEATURES))
 
-    codes = sparse.above(pre, threshold=0.5)
+    codes = selection.above(pre, threshold=0.5)
 
     assert torch.equal(sparse.to_dense(codes, FEATURES), x * (x >= 0.5))
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from probe_sae.sae import sparse
+from probe_sae.sae import selection
 from probe_sae.sae.architectures.topk import TopK, TopKSAE
 from probe_sae.sae.settings import check_range
 from probe_sae.sae.sparse import SparseCodes
@@ -49,7 +49,7 @@ class BatchTopKSAE(TopKSAE):
         """Make a dictionary whose weights are not drawn yet."""
         super().__init__(settings, widths)
         self.register_buffer("threshold", torch.full((), float("nan")))
-        self._batch_select = sparse.BatchTopKSelect(settings.k)
+        self._batch_select = selection.BatchTopKSelect(settings.k)
 
     @torch.no_grad()
     def finish(self, rows: Tensor) -> None:
@@ -58,16 +58,16 @@ class BatchTopKSAE(TopKSAE):
         fired = values[values > 0]
         self.threshold.copy_(fired.min() if len(fired) else torch.tensor(float("inf")))
 
-    def _select_at(self, share: float) -> sparse.Select:
+    def _select_at(self, share: float) -> selection.Select:
         if share < self.settings.by_row:
-            return partial(sparse.top_k, k=max(1, round(self.settings.k)))
+            return partial(selection.top_k, k=max(1, round(self.settings.k)))
         return self._select()
 
-    def _select(self) -> sparse.Select:
+    def _select(self) -> selection.Select:
         return self._batch_select
 
     def _codes(self, scaled: Tensor) -> SparseCodes:
         select = self._select()
         if not torch.isnan(self.threshold):
-            select = partial(sparse.above, threshold=float(self.threshold))
+            select = partial(selection.above, threshold=float(self.threshold))
         return self._chosen(scaled, select)

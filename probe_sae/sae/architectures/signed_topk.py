@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from probe_sae.sae import sparse
+from probe_sae.sae import selection
 from probe_sae.sae.architectures.topk import TopK, TopKSAE
 
 
@@ -25,5 +25,5 @@ class SignedTopK(TopK):
 class SignedTopKSAE(TopKSAE):
     """Codes may be negative."""
 
-    def _select(self) -> sparse.Select:
-        return partial(sparse.signed_top_k, k=int(self.settings.k))
+    def _select(self) -> selection.Select:
+        return partial(selection.signed_top_k, k=int(self.settings.k))

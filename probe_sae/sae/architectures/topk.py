@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from probe_sae.errors import SettingsError
-from probe_sae.sae import sparse
+from probe_sae.sae import selection, sparse
 from probe_sae.sae.aux_k import aux_k
 from probe_sae.sae.dictionary import SAE, Step
 from probe_sae.sae.linear import LinearSAE, fired
@@ -94,13 +94,13 @@ class TopKSAE(LinearSAE):
         """Return the decoder to differentiate through."""
         return self.W_dec
 
-    def _select_at(self, share: float) -> sparse.Select:
+    def _select_at(self, share: float) -> selection.Select:
         """Return what chooses the firings when so much of the training is over."""
         return self._select()
 
-    def _select(self) -> sparse.Select:
+    def _select(self) -> selection.Select:
         """Return what chooses the firings of a batch in the end."""
-        return partial(sparse.top_k, k=int(self.settings.k))
+        return partial(selection.top_k, k=int(self.settings.k))
 
     def _codes(self, scaled: Tensor) -> SparseCodes:
         return self._chosen(scaled, self._select())
@@ -110,5 +110,5 @@ class TopKSAE(LinearSAE):
         """Return the codes that raw rows have together in a training batch."""
         return self._chosen(self._scaled_pair(rows)[0], self._select())
 
-    def _chosen(self, scaled: Tensor, select: sparse.Select) -> SparseCodes:
+    def _chosen(self, scaled: Tensor, select: selection.Select) -> SparseCodes:
         return sparse.encode(scaled, self.W_enc, self.b_enc, select, self._centre())
