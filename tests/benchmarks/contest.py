@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=0, help="steps of ours before the first timed")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--lr", type=float, nargs="+", default=[1e-3, 5e-3])
+    parser.add_argument("--lr", type=float, nargs="+", default=[3e-3, 5e-3, 1e-2])
     parser.add_argument("-q", action="store_true", help="swallow what libraries print")
     given = parser.parse_args()
     pythons = {"ours": sys.executable} | dict(pair.split("=", 1) for pair in given.peer)

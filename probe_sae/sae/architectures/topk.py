@@ -25,8 +25,8 @@ class TopK(Settings):
 
     arch: ClassVar[str] = "topk"
     betas: ClassVar[tuple[float, float]] = (0.8, 0.95)
-    """Adam's own, 0.9 and 0.999, make the first step of a feature that was silent for long
-    (1 - 0.9) / sqrt(1 - 0.999) = 3.2 rates long, so that rare features never settle; these 0.9."""
+    """Short trainings find far more rare features than with Adam's own, 0.9 and 0.999; why is not
+    known (`probe-sae guide defaults`)."""
     dead_share: ClassVar[float] = 1 / 100
     k: float = 32
     """Features that fire on a row."""
