@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,12 @@ except (
 
 @contextmanager
 def whole_folder(
-    out: str | Path, *, force: bool = False, resume: bool = False, keep: str = ""
+    out: str | Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    keep: str = "",
+    marks: Sequence[str] = (),
 ) -> Generator[Path]:
     """Yield `OUT.partial/`, locked; rename it to `OUT` when the block ends without an exception.
 
@@ -32,15 +37,23 @@ def whole_folder(
         resume: continue what `OUT.partial/` holds.
         keep: glob of what makes unfinished work worth keeping: where something matches, a failing
             block leaves it, and without `resume` or `force` it is an error. Else it is dropped.
+        marks: globs of files of ours that an output of this kind has; `force` replaces nothing but
+            such an output, or an empty folder. All folders are replaced where none is given.
 
     Raises:
         OutputExists: `out` is there already, holds unfinished work, or another process writes it.
     """
     out = Path(out)
     if out.exists() and not force:
+        more = ", or add --force" if _may_be_replaced(out, marks) else ""
         raise OutputExists(
             f"{out} exists already, and finished work is never overwritten. "
-            "Choose another folder, or add --force."
+            f"Choose another folder{more}."
+        )
+    if out.exists() and not _may_be_replaced(out, marks):
+        raise OutputExists(
+            f"{out} holds something else than what would replace it; --force does not remove that. "
+            "Choose another folder, or remove it yourself."
         )
     partial = out.with_name(f"{out.name}.partial")
     try:
@@ -166,6 +179,23 @@ def interrupts_wait() -> Generator[list[int]]:
             signal.signal(number, handler)
     if seen:
         raise KeyboardInterrupt
+
+
+def _may_be_replaced(out: Path, marks: Sequence[str]) -> bool:
+    """Whether a folder is empty or has a file of ours that marks outputs of a kind."""
+    if not out.is_dir():
+        return False
+    if not marks or not any(out.iterdir()):
+        return True
+    return any(_is_ours(path) for mark in marks for path in out.glob(mark))
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return b"probe_sae" in file.read(1 << 20)
+    except OSError:
+        return False
 
 
 def _worth_keeping(partial: Path, keep: str) -> bool:

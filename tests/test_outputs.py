@@ -114,3 +114,31 @@ def test_an_interrupt_after_the_last_step_is_not_lost() -> None:
         signal.raise_signal(signal.SIGINT)
 
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_force_replaces_nothing_but_outputs_of_the_same_kind(tmp_path: Path) -> None:
+    """A thesis, or the store that was to be read, must not go because its name was given."""
+    own, store, new = tmp_path / "own", tmp_path / "store", {"marks": ("config.json",)}
+    for folder, name in ((own, "config.json"), (store, "manifest.json")):
+        (folder / "deep").mkdir(parents=True)
+        (folder / name).write_text("{}" if folder is own else '{"format": "probe_sae.store"}')
+
+    for folder in (own, store):
+        with pytest.raises(OutputExists, match="--force does not remove"):
+            _write(folder, **new)
+        assert (folder / "deep").is_dir()
+        with pytest.raises(OutputExists) as refusal, whole_folder(folder, marks=("config.json",)):
+            pass
+        assert "--force" not in str(refusal.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["own", "store"]
+
+    (own / "config.json").write_text('{"format": "probe_sae.sae"}')
+    (tmp_path / "empty").mkdir()
+    for folder in (own, tmp_path / "empty"):
+        _write(folder, **new)
+        assert [p.name for p in folder.iterdir()] == ["a.txt"]
+
+
+def _write(out: Path, marks: tuple[str, ...]) -> None:
+    with whole_folder(out, force=True, marks=marks) as folder:
+        write_whole(folder / "a.txt", "new")

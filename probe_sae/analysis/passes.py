@@ -72,7 +72,7 @@ def analyse(
         )
     sites = sites_of(sae, opened)
     chosen = np.ones(opened.contexts, np.bool_) if rows == "all" else held_out(sae, opened)
-    with whole_folder(out, force=force) as folder:
+    with whole_folder(out, force=force, marks=("analysis.json",)) as folder:
         with torch.no_grad():
             tally, cofiring, examples = _passes(sae, opened, sites, chosen, seed)
             features = _features(sae, tally, cofiring, host, sites, seed)

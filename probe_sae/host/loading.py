@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from probe_sae.devices import device_for
 from probe_sae.errors import HostNotFound, ProbeSaeError, near
 from probe_sae.host.hook_map_file import hook_map_for
 from probe_sae.host.host import Host
@@ -72,7 +73,7 @@ def load_host(
     host.model.requires_grad_(False)
     if device_map is not None:
         return host
-    return _moved(host, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return _moved(host, device_for(device))
 
 
 def bundled_hosts() -> list[str]:

@@ -43,7 +43,9 @@ def run(
     if resume and Path(out).exists():
         say(f"{out} is finished already; nothing to do.")
         return json.loads((Path(out) / "summary.json").read_text("utf-8"))
-    with whole_folder(out, force=force, resume=resume, keep="store*" if keep else "") as folder:
+    marks = "store/manifest.json", "sae/config.json"
+    kept = "store*" if keep else ""
+    with whole_folder(out, force=force, resume=resume, keep=kept, marks=marks) as folder:
         host, recipe = _host(job), load_dataset(job.data, root=job.root)
         unseen = load_dataset(job.evaluate_on, root=job.root) if job.evaluate_on else None
         host.find_sites(job.sites)

@@ -100,7 +100,8 @@ def capture(
         say(f"{out} is finished already; nothing to do.")
         return finished
     replaces = force or finished is not None
-    with whole_folder(out, force=replaces, resume=resume, keep="*.jsonl") as partial:
+    how: dict[str, Any] = {"keep": "*.jsonl", "marks": ("manifest.json",)}
+    with whole_folder(out, force=replaces, resume=resume, **how) as partial:
         if finished is not None and not (partial / "recording.json").exists():
             say(f"{out} has {finished.rows:,} rows; recording goes on after them.")
             link_shards(finished, partial)

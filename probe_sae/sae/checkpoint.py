@@ -4,6 +4,7 @@ The weights file also holds a few rows and the codes that they had when it was w
 fingerprint): a load that does not reproduce them is an error, never a silent wrong number.
 """
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +46,7 @@ def save_sae(folder: Path, sae: SAE, probe: Tensor | None = None) -> None:
     kept = {name: tensor.detach().contiguous() for name, tensor in kept.items()}
     save_file(kept, folder / "sae.safetensors")
     config = {
+        "weights": _digest(folder / "sae.safetensors"),
         "format": FORMAT,
         "version": VERSION,
         "arch": sae.settings.arch,
@@ -79,7 +81,10 @@ def load_sae(path: str | Path) -> SAE:
     except ProbeSaeError as problem:
         raise FormatError(f"{folder}/config.json: {problem}") from problem
     expected = {name: (list(t.shape), t.dtype) for name, t in sae.state_dict().items()}
-    tensors = _read_tensors(folder / "sae.safetensors", expected)
+    weights = folder / "sae.safetensors"
+    tensors = _read_tensors(weights, expected)
+    if config.get("weights", "") not in ("", _digest(weights)):
+        raise FormatError(f"{weights} is not the file that was saved with {folder}/config.json.")
     # Copied, so that weights lie in memory as a trained dictionary's do: some kernels round by
     # alignment, and codes are the same bits before and after saving only so.
     sae = sae.to_empty(device="cpu")
@@ -88,6 +93,12 @@ def load_sae(path: str | Path) -> SAE:
     _check_fingerprint(sae, tensors, folder)
     sae.provenance, sae.log = provenance, _read_log(folder / "log.jsonl")
     return sae
+
+
+def _digest(path: Path) -> str:
+    """Return the hash of a file; older dictionaries have none to compare it with."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def merge_stores(
     """
     whole = join_stores(stores)
     chosen = [whole.site(name) for name in dict.fromkeys(sites or whole.sites)]
-    with whole_folder(out, force=force) as folder:
+    with whole_folder(out, force=force, marks=("manifest.json",)) as folder:
         copy_vocabulary(whole, folder)
         if len(chosen) == len(whole.sites):
             link_shards(whole, folder)

@@ -69,7 +69,8 @@ def shuffle_store(
     if resume and Path(out).exists():
         say(f"{out} is finished already; nothing to do.")
         return open_store(out)
-    with whole_folder(out, force=force, resume=resume, keep="shuffle.json") as folder:
+    marks = ("manifest.json",)
+    with whole_folder(out, force=force, resume=resume, keep="shuffle.json", marks=marks) as folder:
         shuffle = _Shuffle(opened, folder, seed)
         shuffle.deal()
         shuffle.gather()

@@ -10,6 +10,8 @@ from probe_sae.progress import say
 from probe_sae.sae import SAE, Settings
 from probe_sae.training.settings import TrainSettings
 
+MISSED = 1.5
+"""A target is missed where what was reached is so many times as much or as little."""
 OUTLIER = 10.0
 """A row this many times as long as the median one is an outlier."""
 
@@ -30,6 +32,39 @@ class Alarms:
             if message:
                 self.said.add(name)
                 say(f"warning: {self._name}{message}")
+
+    def look_back(self, log: list[Line], settings: Settings) -> None:
+        """Look at the log of a finished run, and warn of a dictionary that should not be used."""
+        for message in (_useless(log), _missed_target(log, settings)):
+            if message:
+                say(f"warning: {self._name}{message}")
+
+
+def _useless(log: list[Line]) -> str | None:
+    last = log[-1]
+    if last["fraction_unexplained"] < 1 and last["dead_fraction"] < 1:
+        return None
+    return (
+        f"what was learned explains less than the mean does (fraction unexplained "
+        f"{last['fraction_unexplained']:.3g}, {last['dead_fraction']:.0%} of the features dead): "
+        "do not use it. Train with the learning rate that is chosen by default, or look at the "
+        "rows."
+    )
+
+
+def _missed_target(log: list[Line], settings: Settings) -> str | None:
+    wanted, got, what = getattr(settings, "k", None), log[-1]["l0"], "L0"
+    if "mean_activation" in log[-1]:
+        wanted, got, what = getattr(settings, "rho", None), log[-1]["mean_activation"], "a mean of"
+    if getattr(settings, "coefficient", 0) and what == "L0":
+        return None  # the user's own weight of the penalty, not a target
+    if not wanted or MISSED**-1 < got / wanted < MISSED:
+        return None
+    return (
+        f"asked for {what} {wanted:g}, the run ended at {got:.3g}: it was too short for the "
+        "penalty to get there. Consume more rows (--rows), or weigh it otherwise (--set beta=... "
+        "or coefficient=...)."
+    )
 
 
 def _over(log: list[Line], trainer: TrainSettings, share: float) -> bool:

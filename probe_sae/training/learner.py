@@ -116,6 +116,10 @@ class Learner:
         )
         self._alarms.look(self.log, self.run.settings, self._trainer)
 
+    def look_back(self) -> None:
+        """Say what the log ends with that a user must know before using the dictionary."""
+        self._alarms.look_back(self.log, self.run.settings)
+
     def finish(self, unseen: Tensor) -> SAE:
         """Return the dictionary as it is to be used, on the CPU."""
         with torch.no_grad():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probe_sae.devices import device_for
 from probe_sae.errors import FormatError, SettingsError
 from probe_sae.outputs import interrupts_wait, whole_folder
 from probe_sae.progress import progress, say
@@ -25,7 +26,7 @@ from probe_sae.training.learner import Learner
 from probe_sae.training.precision import matrix_products
 from probe_sae.training.runs import Run, named
 from probe_sae.training.settings import TrainSettings
-from probe_sae.training.sources import Data, sources
+from probe_sae.training.sources import Data, check_given, sources
 
 LOG_LINES = 100
 SAMPLE_ROWS = 32_768
@@ -65,8 +66,9 @@ def train(
         SiteNotFound: the store has no such site.
         OutputExists: `out` is there already.
     """
-    trainer = trainer or TrainSettings()
-    runs = [Run(settings or BatchTopK(), trainer.seed)]
+    trainer, settings = trainer or TrainSettings(), settings or BatchTopK()
+    check_given(data, [settings], trainer)
+    runs = [Run(settings, trainer.seed)]
     (sae,) = _train(data, runs, trainer, site, out, device, resume=resume, force=force)
     return sae
 
@@ -103,6 +105,7 @@ def train_several(
         SettingsError: see `train`; or two dictionaries are the same.
     """
     trainer = trainer or TrainSettings()
+    check_given(data, settings, trainer)
     runs = named([Run(s, seed) for s in settings for seed in seeds or [trainer.seed]])
     saes = _train(data, runs, trainer, site, out, device, resume=resume, force=force)
     return {run.name: sae for run, sae in zip(runs, saes, strict=True)}
@@ -119,7 +122,7 @@ def _train(
     resume: bool,
     force: bool,
 ) -> list[SAE]:
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_for(device)
     if isinstance(data, (str, Path)):
         data = open_store(data)
     sites = [site] if isinstance(site, str) else site
@@ -136,7 +139,8 @@ def _train(
     folders = [Path(out) / run.name for run in runs]
     if resume and Path(out).exists():
         return [_finished(f, what) for f, what in zip(folders, whats, strict=True)]
-    with whole_folder(out, force=force, resume=resume, keep=progress_file.NAME) as folder:
+    how: dict[str, Any] = {"keep": progress_file.NAME, "marks": ("config.json", "*/config.json")}
+    with whole_folder(out, force=force, resume=resume, **how) as folder:
         progress_file.drop_others(folder)
         begun = progress_file.load_state(folder, whats)
         saes = Training(training, unseen, runs, trainer, device).run(folder, whats, begun)
@@ -200,6 +204,10 @@ class Training:
                 raise SettingsError(message)
         if not bool(sample.any()):
             raise SettingsError("the rows are all zero: is this the right site?")
+        if not bool((sample != sample[0]).any()):
+            raise SettingsError(
+                "the rows are all the same, so there is nothing to learn: is this the right site?"
+            )
         warn_of_outliers(sample)
         self._late = LateCheck()
         self.learners = [Learner(run, stream.widths, sample, trainer, device) for run in runs]
@@ -252,6 +260,8 @@ class Training:
                 if at.step == before and before == 0:
                     raise SettingsError("no rows to train on.")
         self._late.settle()
+        for learner in self.learners:
+            learner.look_back()
         unseen = self._unseen.sample(SAMPLE_ROWS).to(self._device)
         return [learner.finish(unseen) for learner in self.learners]
 

@@ -43,6 +43,9 @@ class TrainSettings:
         for name in ("rows", "batch_size"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        for name in ("lr", "clip", "dead_after"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise SettingsError(f"{name} is {getattr(self, name)}; expected 0 or more.")
         for name in ("warm_up", "decay", "held_out", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected 0 up to 1.")

@@ -1,14 +1,18 @@
 """What a dictionary is trained on: a store, a stream or a tensor, and the part that is held out."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.progress import say
+from probe_sae.sae import Settings
 from probe_sae.store import (
+    SiteRows,
     SitesStream,
     SplitStream,
     Store,
@@ -18,10 +22,42 @@ from probe_sae.store import (
     held_out_contexts,
     stream_of,
 )
+from probe_sae.training.alarms import name_bad_rows
 from probe_sae.training.settings import TrainSettings
 
 Data = Store | Stream | Tensor | tuple[Tensor, ...]
 """What `train` learns from, once a path is opened."""
+
+
+def check_given(data: Any, settings: Any, trainer: Any) -> None:
+    """Look whether what a user gave `train` is of the kinds that it takes.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    parts = data if isinstance(data, tuple) else (data,)
+    is_rows = all(isinstance(part, Tensor) for part in parts)
+    is_source = isinstance(data, (str, Path, Store, SplitStream)) or hasattr(data, "epoch")
+    if not is_rows and not is_source:
+        hint = ""
+        if isinstance(data, SiteRows):
+            hint = " Give the store itself, and the site by name: train(store, ..., site=NAME)."
+        elif isinstance(data, np.ndarray):
+            hint = " Give torch.from_numpy(rows)."
+        raise SettingsError(
+            f"rows to learn from are a {type(data).__name__}; expected a store or its path, a "
+            f"stream, or tensors of shape [rows, width].{hint}"
+        )
+    if not isinstance(settings, Sequence) or isinstance(settings, str) or not settings:
+        raise SettingsError(f"settings are {settings!r}; expected a list of at least one.")
+    for each in settings:
+        if not isinstance(each, Settings):
+            raise SettingsError(
+                f"settings are {each!r}; expected those of an architecture, such as "
+                "TopK(features=4096, k=32)."
+            )
+    if not isinstance(trainer, TrainSettings):
+        raise SettingsError(f"the trainer's settings are {trainer!r}; expected TrainSettings(...).")
 
 
 def sources(
@@ -71,6 +107,9 @@ def _of_tensors(
     if any(part.ndim != 2 or len(part) != len(parts[0]) for part in parts):
         shapes = ", ".join(str(tuple(part.shape)) for part in parts)
         raise ShapeError(f"rows have shape {shapes}, expected [rows, d_model] of as many rows.")
+    for rows in parts:
+        if message := name_bad_rows(rows, 0, None, "of the tensor"):
+            raise SettingsError(message)
     rows = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
     widths = tuple(part.shape[1] for part in parts)
     count = round(len(rows) * (1 - trainer.held_out))

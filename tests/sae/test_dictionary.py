@@ -241,9 +241,29 @@ def test_weights_that_do_not_belong_to_the_fingerprint_are_refused(saved: Path) 
     tensors = load_file(saved / "sae.safetensors")
     tensors["W_enc"] = tensors["W_enc"].flip(0).contiguous()
     save_file(tensors, saved / "sae.safetensors")
+    with pytest.raises(FormatError, match="is not the file that was saved"):
+        load_sae(saved)
 
+    _config(saved, weights="")  # an older dictionary, without a hash
     with pytest.raises(FormatError, match="does not give the codes"):
         load_sae(saved)
+
+
+@pytest.mark.parametrize("place", [-1, -100, 300])
+def test_one_changed_byte_of_the_weights_is_noticed(saved: Path, place: int) -> None:
+    path = saved / "sae.safetensors"
+    changed = bytearray(path.read_bytes())
+    changed[place] ^= 1
+    path.write_bytes(changed)
+
+    with pytest.raises(FormatError):
+        load_sae(saved)
+
+
+def test_dictionaries_from_before_there_was_a_hash_are_read(saved: Path) -> None:
+    _config(saved, weights="")
+
+    assert load_sae(saved).features == 40
 
 
 def test_weights_that_are_not_finite_are_refused(saved: Path) -> None:
