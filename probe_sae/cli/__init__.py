@@ -32,7 +32,10 @@ def main() -> None:
         _complain(usage.format_message() or "see --help.")
         sys.exit(2)
     if code == 130:  # typer turns Ctrl-C into this code and says nothing
-        _complain("interrupted; what was finished before is as it was.")
+        _complain(
+            "interrupted; what was finished before is as it was. Where something was saved since, "
+            "--resume goes on from there."
+        )
         _leave_at_once(code)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -116,6 +116,8 @@ def held_out(sae: SAE, store: Store) -> NDArray[np.bool_]:
     """
     known = sae.provenance.get("store") or {}
     split = sae.provenance.get("split")
+    if not known:
+        say("it is not known which rows this dictionary was trained on; all are measured here.")
     if split is None or known.get("recording") != store.recording:
         return np.ones(store.contexts, dtype=np.bool_)
     if not split["held_out"]:

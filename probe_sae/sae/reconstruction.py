@@ -12,7 +12,8 @@ DENSE = 0.1
 _PIECE = 1024
 
 DEFINITIONS = {
-    "rows_evaluated": "Rows that the metrics were computed on; training never saw them.",
+    "rows_evaluated": "Rows that the metrics were computed on: those held out from training, or "
+    "all of a store that the dictionary was not trained on, or held nothing out of.",
     "fraction_unexplained": "Sum of squared errors over sum of squared deviations from the mean of"
     " each dimension, over all rows, in float64. 0 is perfect, 1 is no better than the mean.",
     "l0": "Mean number of features that fire on a row.",
