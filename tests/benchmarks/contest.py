@@ -1,7 +1,8 @@
 """This project beside other libraries: `python tests/benchmarks/contest.py speed|quality`.
 
 `speed`: seconds of a training step, taking turns. `quality`: what is found of a known dictionary
-after equal rows. Others take part where their interpreter is given:
+after equal rows; with `--size FILE:FEATURES:K:BATCH`, what of recorded rows (tensors `train` and
+`unseen` of a safetensors file) is explained. Others take part where their interpreter is given:
 `--peer saelens=VENV/bin/python` (saelens, sparsify, dictlearn). Prints JSON.
 """
 
@@ -112,7 +113,9 @@ def quality(given: argparse.Namespace, pythons: dict[str, str]) -> dict[str, Any
                     worker.end()
                     if "error" in result:
                         break
-                    runs.append({"at first": worker.ready["at_first"], **result, **spent})
+                    first = worker.ready["at_first"]
+                    known = {} if first is None else {"at first": first}
+                    runs.append({**known, **result, **spent})
                 if not runs:
                     continue
                 row: dict[str, Any] = {}

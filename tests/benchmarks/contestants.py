@@ -69,6 +69,29 @@ class World:
         return codes @ self.directions + 0.01 * torch.randn(count, self.size.d, generator=generator)
 
 
+class Recorded:
+    """Rows that were recorded, on the scale that all expect: E||x||^2 = d.
+
+    `what` is FILE:FEATURES:K:BATCH; the file has tensors `train` and `unseen`, [rows, d].
+    """
+
+    def __init__(self, what: str) -> None:
+        """Read them."""
+        file, features, k, batch = what.rsplit(":", 3)
+        parts: dict[str, Tensor] = import_module("safetensors.torch").load_file(file)
+        self._train, self._unseen = parts["train"].float(), parts["unseen"].float()
+        d = self._train.shape[1]
+        scale = (d / self._train.square().sum(1).mean()) ** 0.5
+        self._train, self._unseen = self._train * scale, self._unseen * scale
+        self.size = Size(d, int(features), int(k), int(batch))
+
+    def rows(self, count: int, seed: int) -> Tensor:
+        """Return rows drawn from those to learn from, or for a negative seed from the others."""
+        source = self._unseen if seed < 0 else self._train
+        generator = torch.Generator().manual_seed(WORLD_SEED + 1 + abs(seed))
+        return source[torch.randint(len(source), (count,), generator=generator)]
+
+
 class Contestant(NamedTuple):
     """What is asked of a library."""
 
@@ -234,11 +257,11 @@ LIBRARIES: dict[str, Callable[..., Contestant]] = {
 
 
 @torch.no_grad()
-def judge(contestant: Contestant, world: World) -> dict[str, float]:
+def judge(contestant: Contestant, world: World | Recorded) -> dict[str, float]:
     """Return what is unexplained of rows that nobody has seen, and what is found of the truth.
 
     A direction is recovered where a learned one of a living feature has a cosine over 0.9 with it;
-    precision is the share of living features that recover one.
+    precision is the share of living features that recover one. Of recorded rows no truth is known.
     """
     rows = world.rows(16_384, -1)
     squared, fired, l0 = 0.0, torch.zeros(world.size.features), 0.0
@@ -248,14 +271,18 @@ def judge(contestant: Contestant, world: World) -> dict[str, float]:
         fired += (codes != 0).sum(0)
         l0 += float((codes != 0).sum())
     alive = fired > 0
+    known = {
+        "unexplained": squared / float((rows - rows.mean(0)).square().sum()),
+        "l0": l0 / len(rows),
+        "dead": 1 - float(alive.float().mean()),
+    }
+    if isinstance(world, Recorded):
+        return known
     cosines = world.directions @ normalize(contestant.directions().float(), dim=1).T
     of_living = cosines[:, alive] if bool(alive.any()) else cosines[:, :1] * 0
     recovered = float((of_living.amax(1) > 0.9).float().mean())
     precision = float((of_living.amax(0) > 0.9).float().mean())
-    return {
-        "unexplained": squared / float((rows - rows.mean(0)).square().sum()),
-        "l0": l0 / len(rows),
-        "dead": 1 - float(alive.float().mean()),
+    return known | {
         "mmcs": float(cosines.amax(1).mean()),
         "recovered": recovered,
         "f1": 2 * recovered * precision / max(1e-9, recovered + precision),
@@ -268,10 +295,10 @@ def main() -> None:
     os.dup2(2, 1)  # libraries print
     library, arch, name, steps, lr, seed, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    world = World(SIZES[name])
+    world = World(SIZES[name]) if name in SIZES else Recorded(name)
     first = world.rows(8192, 0)
     contestant = LIBRARIES[library](
-        arch, SIZES[name], int(steps), float(lr), 1000 + int(seed), first
+        arch, world.size, int(steps), float(lr), 1000 + int(seed), first
     )
 
     def answer(**what: Any) -> None:
@@ -289,7 +316,7 @@ def main() -> None:
         cpu = wall = 0.0
         for _ in range(int(count[0])):
             done += 1
-            rows = world.rows(SIZES[name].batch, 10_000 * (1 + int(seed)) + done)
+            rows = world.rows(world.size.batch, 10_000 * (1 + int(seed)) + done)
             began = time.process_time(), time.perf_counter()
             contestant.step(rows)
             cpu += time.process_time() - began[0]
