@@ -37,8 +37,9 @@ def whole_folder(
         resume: continue what `OUT.partial/` holds.
         keep: glob of what makes unfinished work worth keeping: where something matches, a failing
             block leaves it, and without `resume` or `force` it is an error. Else it is dropped.
-        marks: globs of files of ours that an output of this kind has; `force` replaces nothing but
-            such an output, or an empty folder. All folders are replaced where none is given.
+        marks: files of ours that an output of this kind has, one of them at least; `*/NAME` where
+            it is made of folders that each have NAME. `force` replaces nothing but such an output,
+            or an empty folder. All folders are replaced where none is given.
 
     Raises:
         OutputExists: `out` is there already, holds unfinished work, or another process writes it.
@@ -187,7 +188,11 @@ def _may_be_replaced(out: Path, marks: Sequence[str]) -> bool:
         return False
     if not marks or not any(out.iterdir()):
         return True
-    return any(_is_ours(path) for mark in marks for path in out.glob(mark))
+    for mark in marks:
+        parts = list(out.iterdir()) if mark.startswith("*/") else [out]
+        if all(_is_ours(part / mark.removeprefix("*/")) for part in parts):
+            return True
+    return False
 
 
 def _is_ours(path: Path) -> bool:

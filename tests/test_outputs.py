@@ -139,6 +139,25 @@ def test_force_replaces_nothing_but_outputs_of_the_same_kind(tmp_path: Path) -> 
         assert [p.name for p in folder.iterdir()] == ["a.txt"]
 
 
+def test_force_does_not_replace_a_folder_in_which_outputs_lie_beside_other_things(
+    tmp_path: Path,
+) -> None:
+    project = tmp_path / "project"
+    for name in ("first", "second"):
+        (project / name).mkdir(parents=True)
+        (project / name / "config.json").write_text('{"format": "probe_sae.sae"}')
+    (project / "thesis.txt").write_text("mine")
+    marks = ("config.json", "*/config.json")
+
+    with pytest.raises(OutputExists, match="--force does not remove"):
+        _write(project, marks)
+    assert (project / "thesis.txt").read_text() == "mine"
+
+    (project / "thesis.txt").unlink()
+    _write(project, marks)
+    assert [p.name for p in project.iterdir()] == ["a.txt"]
+
+
 def _write(out: Path, marks: tuple[str, ...]) -> None:
     with whole_folder(out, force=True, marks=marks) as folder:
         write_whole(folder / "a.txt", "new")

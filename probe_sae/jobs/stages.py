@@ -43,9 +43,8 @@ def run(
     if resume and Path(out).exists():
         say(f"{out} is finished already; nothing to do.")
         return json.loads((Path(out) / "summary.json").read_text("utf-8"))
-    marks = "store/manifest.json", "sae/config.json"
-    kept = "store*" if keep else ""
-    with whole_folder(out, force=force, resume=resume, keep=kept, marks=marks) as folder:
+    how: dict[str, Any] = {"keep": "store*" if keep else "", "marks": ("summary.json",)}
+    with whole_folder(out, force=force, resume=resume, **how) as folder:
         host, recipe = _host(job), load_dataset(job.data, root=job.root)
         unseen = load_dataset(job.evaluate_on, root=job.root) if job.evaluate_on else None
         host.find_sites(job.sites)

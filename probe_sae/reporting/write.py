@@ -93,7 +93,7 @@ def write_report(
     found = analysis if isinstance(analysis, Analysis) else load_analysis(analysis)
     named = load_labels(Path(labels), found.count) if labels is not None else {}
     summary = summarise(found)
-    with whole_folder(out, force=force, marks=("report.json", "index.html")) as folder:
+    with whole_folder(out, force=force, marks=("report.json",)) as folder:
         write_pages(summary, folder)
         _write_data(found, summary, named, folder)
         text = to_json(summary) + "\n"

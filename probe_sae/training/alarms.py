@@ -56,8 +56,10 @@ def _missed_target(log: list[Line], settings: Settings) -> str | None:
     wanted, got, what = getattr(settings, "k", None), log[-1]["l0"], "L0"
     if "mean_activation" in log[-1]:
         wanted, got, what = getattr(settings, "rho", None), log[-1]["mean_activation"], "a mean of"
-    if getattr(settings, "coefficient", 0) and what == "L0":
-        return None  # the user's own weight of the penalty, not a target
+    elif getattr(settings, "coefficient", None) != 0:
+        return None  # no penalty, or the user's own weight of it: not a target
+    elif getattr(settings, "penalty", "target") != "target":
+        return None  # k is where it begins
     if not wanted or MISSED**-1 < got / wanted < MISSED:
         return None
     return (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probe_sae.errors import SettingsError
-from probe_sae.sae import KL, L1, TopK
+from probe_sae.sae import KL, L1, JumpReLU, TopK
 from probe_sae.training import TrainSettings, train, train_several
 
 from .killed import make_store
@@ -88,4 +88,5 @@ def test_a_target_that_was_missed_is_named_at_the_end(capsys: pytest.CaptureFixt
 
     train(world(3_000, 1), L1(features=64, coefficient=0.1), RUN)
     train(world(3_000, 1), SMALL, RUN)
+    train(world(3_000, 1), JumpReLU(features=64, k=30, penalty="tanh", coefficient=0.0), RUN)
     assert "asked for" not in capsys.readouterr().err
