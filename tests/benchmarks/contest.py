@@ -63,7 +63,12 @@ class Worker:
 def speed(given: argparse.Namespace, pythons: dict[str, str]) -> dict[str, Any]:
     """Return median milliseconds of a step, CPU and wall, and how many times ours."""
     archs = {library: given.arch or ARCHS[library] for library in pythons}
-    names = [(lib, a) for lib, mine in archs.items() for a in mine if a.split("+")[0] in ARCHS[lib]]
+    names = [
+        (lib, a if lib == "ours" else a.split("+")[0])
+        for lib, mine in archs.items()
+        for a in mine
+        if a.split("+")[0] in ARCHS[lib]
+    ]
     workers = {
         f"{lib} {arch}": Worker(
             pythons[lib], lib, arch, given.size, 1000, 1e-3, 0, threads=given.threads

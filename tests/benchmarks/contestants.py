@@ -103,14 +103,20 @@ class Contestant(NamedTuple):
 
 
 def ours(arch: str, size: Size, steps: int, lr: float, seed: int, first: Tensor) -> Contestant:
-    """Return this project, with its own trainer; lr 0 is its own choice."""
+    """Return this project, with its own trainer; lr 0 is its own choice.
+
+    Behind `+` stands a precision, or `published` for a BatchTopK whose batches choose throughout.
+    """
     from probe_sae.sae import settings_for
     from probe_sae.training import TrainSettings
     from probe_sae.training.learner import Learner
     from probe_sae.training.runs import Run
 
     arch, _, precision = arch.partition("+")
-    settings = settings_for(arch, {"features": size.features, "k": size.k})
+    wanted: dict[str, Any] = {"features": size.features, "k": size.k}
+    if precision == "published":
+        precision, wanted["by_row"] = "", 0.0
+    settings = settings_for(arch, wanted)
     trainer = TrainSettings(
         rows=steps * size.batch, batch_size=size.batch, lr=lr, precision=precision or "float32"
     )

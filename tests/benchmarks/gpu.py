@@ -108,7 +108,10 @@ def products(x: Tensor, W: Tensor, b: Tensor) -> dict[str, float]:
 
 def learner(size: Size, arch: str, rows: Tensor, precision: str = "float32") -> Learner:
     """Return our own, ready to learn."""
-    settings = settings_for(arch, {"features": size.features, "k": size.k})
+    wanted: dict[str, Any] = {"features": size.features, "k": size.k}
+    if arch == "batchtopk":
+        wanted["by_row"] = 0.0  # how batches choose; before, a step is that of topk
+    settings = settings_for(arch, wanted)
     trainer = TrainSettings(rows=size.batch * 100_000, batch_size=size.batch, precision=precision)
     return Learner(Run(settings, 0), (size.d,), rows[:8192].cpu(), trainer, DEVICE)
 
