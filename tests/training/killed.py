@@ -1,7 +1,9 @@
 """Kill a training at random moments until it ends; run as a script, outside pytest.
 
-    python tests/training/killed.py ARCH KILLS FOLDER
+    python tests/training/killed.py ARCH KILLS FOLDER [SIGINT]
 
+With SIGINT it is interrupted instead, and nothing but the interrupt itself has put its state on
+disk.
 Each attempt is a forked child of a process that has not trained itself (autograd's threads do not
 survive a fork). The result is compared with an undisturbed one, byte by byte.
 """
@@ -71,13 +73,13 @@ def check_same(one: Path, other: Path) -> None:
     assert logs[0] == logs[1]
 
 
-def ends(store: Store, arch: str, out: Path, lives: float | None) -> bool:
-    """Train in a forked process that is killed after some seconds; return whether it ended."""
+def ends(store: Store, arch: str, out: Path, lives: float | None, by: signal.Signals) -> bool:
+    """Train in a forked process that gets a signal after some seconds; return whether it ended."""
     child = os.fork()
     if not child:
-        torch.set_num_threads(1)
-        often = replace(RUN, save_seconds=0.0)
         try:
+            torch.set_num_threads(1)
+            often = replace(RUN, save_seconds=0.0) if by == signal.SIGKILL else RUN
             train(
                 store,
                 settings(arch),
@@ -87,32 +89,36 @@ def ends(store: Store, arch: str, out: Path, lives: float | None) -> bool:
                 device="cpu",
                 resume=True,
             )
+            os._exit(0)
+        except KeyboardInterrupt:
+            os._exit(130)
         except BaseException as problem:
             print(repr(problem), flush=True)
             os._exit(1)
-        os._exit(0)
     if lives is not None:
         time.sleep(lives)
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, by)
     _, status = os.waitpid(child, 0)
-    assert status in (0, signal.SIGKILL)
-    return status == 0
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, -by if by == signal.SIGKILL else 130)
+    return code == 0
 
 
-def main(arch: str, kills: int, folder: Path) -> None:
+def main(arch: str, kills: int, folder: Path, by: signal.Signals) -> None:
     """Train undisturbed and killed, and compare."""
     store = make_store(folder / "store")
     began = time.perf_counter()
-    assert ends(store, arch, folder / "whole", None)
+    assert ends(store, arch, folder / "whole", None, by)
     longest = time.perf_counter() - began
     killed, drawn = 0, random.Random(arch)
     while killed < kills:
         out = folder / f"after {killed}"
-        while not ends(store, arch, out, drawn.random() * longest if killed < kills else None):
+        while not ends(store, arch, out, drawn.random() * longest if killed < kills else None, by):
             killed += 1
         check_same(out, folder / "whole")
-    print(f"{arch}: {killed} kills")
+    print(f"{arch}: {killed} times {by.name}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    name = sys.argv[4] if len(sys.argv) > 4 else "SIGKILL"
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), signal.Signals[name])

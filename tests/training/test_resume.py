@@ -100,7 +100,7 @@ def test_kills_at_any_moment_change_no_bit(
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{arch}: {kills} kills" in done.stdout
+    assert f"{arch}: {kills} times SIGKILL" in done.stdout
 
 
 def test_what_a_killed_process_left_half_written_is_not_kept(store: Store, tmp_path: Path) -> None:
