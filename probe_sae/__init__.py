@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probe_sae.analysis import Analysis, analyse, load_analysis
+    from probe_sae.analysis import Analysis, Codes, analyse, encode, load_analysis, open_codes
     from probe_sae.errors import ProbeSaeError
     from probe_sae.evaluation import Evaluation, Recovery, evaluate, recovery, steer
     from probe_sae.host import (
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from probe_sae.training import TrainSettings, train, train_several
 
 _HOMES = {
-    "analysis": ("Analysis", "analyse", "load_analysis"),
+    "analysis": ("Analysis", "Codes", "analyse", "encode", "load_analysis", "open_codes"),
     "errors": ("ProbeSaeError",),
     "evaluation": ("Evaluation", "Recovery", "evaluate", "recovery", "steer"),
     "host": (
@@ -132,6 +132,7 @@ __all__ = [
     "BatchTopK",
     "CaptureSettings",
     "Clamp",
+    "Codes",
     "Crosscoder",
     "Evaluation",
     "FrozenDecoder",
@@ -164,6 +165,7 @@ __all__ = [
     "check",
     "dataset_from",
     "edit",
+    "encode",
     "evaluate",
     "fraction_unexplained",
     "join_stores",
@@ -174,6 +176,7 @@ __all__ = [
     "load_sae",
     "make_sae",
     "merge_stores",
+    "open_codes",
     "open_store",
     "recovery",
     "shuffle_store",

@@ -1,7 +1,19 @@
-"""One pass over codes: what fires each feature, and how features hang together."""
+"""What fires each feature, and how features hang together: from codes, which are made once."""
 
+from probe_sae.analysis.codes import Codes, open_codes
+from probe_sae.analysis.encoding import encode
 from probe_sae.analysis.passes import analyse
 from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
 from probe_sae.analysis.saved import load_analysis, save_analysis
 
-__all__ = ["Analysis", "ImageInputs", "TextInputs", "analyse", "load_analysis", "save_analysis"]
+__all__ = [
+    "Analysis",
+    "Codes",
+    "ImageInputs",
+    "TextInputs",
+    "analyse",
+    "encode",
+    "load_analysis",
+    "open_codes",
+    "save_analysis",
+]

@@ -1,164 +1,172 @@
-"""The firings that are shown: the strongest of each feature, exactly, and a uniform sample."""
+"""The firings that are shown: the strongest of each feature, some at random, some of each fifth."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis.codes import Firings
-from probe_sae.analysis.result import RANDOM, TOP, Examples
+from probe_sae.analysis import loops
+from probe_sae.analysis.by_feature import ByFeature
+from probe_sae.analysis.codes import Codes
+from probe_sae.analysis.result import FIFTHS, RANDOM, TOP, Examples
+from probe_sae.analysis.tally import Sample, Strongest
+
+RANDOM_EXAMPLES = 40
+FIFTH_EXAMPLES = 8
+
+Place = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]
+"""(context in the store, place in its document) -> index among the context's tokens or patches."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some firings, sorted by feature and then by score, best first."""
+    """Some firings, by feature, kind and rank."""
 
     feature: NDArray[np.int64]
-    score: NDArray[np.float64]
+    kind: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    row: NDArray[np.int64]
+    """Number in the store."""
     context: NDArray[np.int64]
     pos: NDArray[np.int64]
-    value: NDArray[np.float64]
-
-    @classmethod
-    def none(cls) -> "Chosen":
-        """Return no firings."""
-        whole, real = np.zeros(0, np.int64), np.zeros(0)
-        return cls(whole, real, whole, whole, real)
-
-    def best(self, count: int) -> "Chosen":
-        """Return the `count` best of each feature; ties go to the earlier context and place."""
-        order = np.lexsort((self.pos, self.context, -self.score, self.feature))
-        feature = self.feature[order]
-        rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
-        return self.take(order[rank < count])
-
-    def take(self, places: NDArray[np.int64]) -> "Chosen":
-        """Return the firings at some places."""
-        made = (column[places] for column in self._columns())
-        return Chosen(*made)
-
-    def join(self, other: "Chosen") -> "Chosen":
-        """Return the firings of both."""
-        pairs = zip(self._columns(), other._columns(), strict=True)
-        return Chosen(*(np.concatenate(pair) for pair in pairs))
-
-    def _columns(self) -> tuple[NDArray[Any], ...]:
-        return self.feature, self.score, self.context, self.pos, self.value
+    value: NDArray[np.float32]
 
 
-class Best:
-    """The best firings of every feature, kept while blocks go by; memory is features x count."""
+def choose(strongest: Strongest, sample: Sample, codes: Codes) -> Chosen:
+    """Return the firings to show of what a pass has kept.
 
-    def __init__(self, features: int, count: int) -> None:
-        """Keep `count` firings of each of `features` features."""
-        self._count, self._kept, self._pending = count, Chosen.none(), Chosen.none()
-        self._limit = np.full(features, -np.inf)
-
-    def add(self, candidates: Chosen) -> None:
-        """Take in firings; those that cannot be among the best are dropped at once."""
-        hopeful = np.flatnonzero(candidates.score >= self._limit[candidates.feature])
-        self._pending = self._pending.join(candidates.take(hopeful))
-        if len(self._pending.feature) > max(100_000, len(self._kept.feature)):
-            self.result()
-
-    def result(self) -> Chosen:
-        """Return the best of what has been seen."""
-        kept = self._kept.join(self._pending).best(self._count)
-        self._kept, self._pending = kept, Chosen.none()
-        rank = np.arange(len(kept.feature)) - np.searchsorted(kept.feature, kept.feature)
-        full = rank == self._count - 1
-        self._limit[kept.feature[full]] = kept.score[full]
-        return kept
-
-
-def strongest_of_contexts(block: Firings) -> Chosen:
-    """Return, for each feature and context of a block of whole contexts, the strongest firing."""
-    order = np.lexsort((block.pos, -block.value, block.context, block.feature))
-    feature, context = block.feature[order], block.context[order]
-    first = np.ones(len(order), dtype=np.bool_)
-    first[1:] = (feature[1:] != feature[:-1]) | (context[1:] != context[:-1])
-    at = order[first]
-    value = block.value[at]
-    return Chosen(block.feature[at], value, block.context[at], block.pos[at], value)
-
-
-def lottery(block: Firings, seed: int) -> Chosen:
-    """Return all firings, each with a random score that depends on seed, feature and row alone.
-
-    The best of these are a uniform sample, whatever the blocks were.
+    The strongest of a context each; the first of the sample; then, of each fifth of the sample from
+    the weakest to the strongest, the first of those that are not shown yet.
     """
-    mixed = block.feature.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= block.row.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
-    mixed += np.uint64(seed * 0x165667B19E3779F9 & (2**64 - 1))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    score = (mixed ^ (mixed >> np.uint64(31))).astype(np.float64)
-    return Chosen(block.feature, score, block.context, block.pos, block.value)
+    feature, rank = np.nonzero(strongest.row >= 0)
+    top = _Some(
+        feature, np.full(len(feature), TOP), strongest.row[feature, rank],
+        strongest.value[feature, rank],
+    )  # fmt: skip
+    some = _join(top, _random(sample))
+    order = np.lexsort((-some.value, some.kind, some.feature))  # stable: equal ones as they came
+    feature, kind = some.feature[order], some.kind[order]
+    groups = feature * 8 + kind
+    rank = np.arange(len(order)) - np.searchsorted(groups, groups)
+    row = some.row[order]
+    context, pos = _places(codes, row)
+    return Chosen(feature, kind, rank, row, context, pos, some.value[order])
 
 
 def with_surroundings(
-    top: Chosen,
-    random: Chosen,
-    blocks: Iterator[Firings],
-    contexts: int,
-    place: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]],
-    numbers: NDArray[np.int64],
+    chosen: Chosen, codes: Codes, place: Place, numbers: NDArray[np.int64]
 ) -> Examples:
     """Return the examples with every activation of the same feature in the same context.
 
     Args:
-        top: the strongest firings.
-        random: the sample.
-        blocks: the firings of the chosen contexts, once more.
-        contexts: number of contexts in the store.
-        place: (context, pos) -> index among the context's tokens or patches.
+        chosen: the firings.
+        codes: gone through once more.
+        place: finds places within contexts.
         numbers: context in the store -> its number among the inputs kept, [contexts].
     """
-    by_value = np.lexsort((-random.value, random.feature))
-    random = random.take(by_value)
-    both = top.join(random)
-    kind = np.repeat([TOP, RANDOM], [len(top.feature), len(random.feature)])
-    ranks = [
-        np.arange(len(part.feature)) - np.searchsorted(part.feature, part.feature)
-        for part in (top, random)
-    ]
-    order = np.lexsort((np.concatenate(ranks), kind, both.feature))
-    both, kind, rank = both.take(order), kind[order], np.concatenate(ranks)[order]
-    keys = both.feature * contexts + both.context
-    entry_key, entry_pos, entry_value, entry_context = _entries(np.unique(keys), blocks, contexts)
-    low = np.searchsorted(entry_key, keys)
-    lengths = np.searchsorted(entry_key, keys, side="right") - low
+    contexts = len(numbers)
+    keys = chosen.feature * contexts + chosen.context
+    wanted = np.unique(keys)
+    key, pos, value = _around(wanted, codes, contexts)
+    low = np.searchsorted(key, np.searchsorted(wanted, keys))
+    lengths = np.searchsorted(key, np.searchsorted(wanted, keys), side="right") - low
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     source = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - low, lengths)
+    around = np.repeat(chosen.context, lengths)
     return Examples(
-        both.feature.astype(np.int32),
-        kind.astype(np.uint8),
-        rank.astype(np.int32),
-        numbers[both.context].astype(np.int32),
-        place(both.context, both.pos).astype(np.int32),
-        both.value.astype(np.float32),
+        chosen.feature.astype(np.int32),
+        chosen.kind.astype(np.uint8),
+        chosen.rank.astype(np.int32),
+        numbers[chosen.context].astype(np.int32),
+        place(chosen.context, chosen.pos).astype(np.int32),
+        chosen.value.astype(np.float32),
         offsets.astype(np.int64),
-        place(entry_context[source], entry_pos[source]).astype(np.int32),
-        entry_value[source].astype(np.float32),
+        place(around, pos[source]).astype(np.int32),
+        value[source],
     )
 
 
-def _entries(
-    wanted: NDArray[np.int64], blocks: Iterator[Firings], contexts: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """Return key, place, value, context of the firings of some (feature, context) pairs, sorted."""
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
-    for block in blocks:
-        keys = block.feature * contexts + block.context
-        near = np.searchsorted(wanted, keys).clip(0, max(0, len(wanted) - 1))
-        kept = wanted[near] == keys if len(wanted) else np.zeros(len(keys), dtype=np.bool_)
-        parts.append((keys[kept], block.pos[kept], block.value[kept]))
+@dataclass(frozen=True)
+class _Some:
+    feature: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    row: NDArray[np.int64]
+    value: NDArray[np.float32]
+
+
+def _join(*parts: _Some) -> _Some:
+    columns = zip(*((p.feature, p.kind, p.row, p.value) for p in parts), strict=True)
+    return _Some(*(np.concatenate(column) for column in columns))
+
+
+def _random(sample: Sample) -> _Some:
+    """Return the sample's first firings, and some of each fifth of its values from the others."""
+    features, width = sample.row.shape
+    there = sample.row >= 0
+    kind = np.full((features, width), -1)
+    kind[:, :RANDOM_EXAMPLES] = RANDOM
+    by_value = np.argsort(np.where(there, sample.value, np.inf), axis=1, kind="stable")
+    place = np.empty_like(by_value)
+    np.put_along_axis(place, by_value, np.arange(width)[None], 1)
+    fifth = place * len(FIFTHS) // np.maximum(1, there.sum(1, keepdims=True))
+    for number, named in enumerate(FIFTHS):
+        free = there & (fifth == number) & (kind < 0)
+        kind[free & (np.cumsum(free, 1) <= FIFTH_EXAMPLES)] = named
+    feature, at = np.nonzero(there & (kind >= 0))
+    return _Some(feature, kind[feature, at], sample.row[feature, at], sample.value[feature, at])
+
+
+def _places(codes: Codes, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return context and place of some rows of the store."""
+    context, pos = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    for part in codes.rows_of_parts():
+        at = np.searchsorted(part.row, rows)
+        here = (at < len(part.row)) & (part.row[at.clip(0, max(0, len(part.row) - 1))] == rows)
+        context[here], pos[here] = part.context[at[here]], part.pos[at[here]]
+    return context, pos
+
+
+def _around(
+    wanted: NDArray[np.int64], codes: Codes, contexts: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Return key, place and value of the firings of some features in some contexts.
+
+    Args:
+        wanted: feature * contexts + context, ascending.
+        codes: where they are.
+        contexts: number of contexts in the store.
+
+    Returns:
+        Keys are places in `wanted`, ascending; of equal ones, rows are.
+    """
+    features, context = np.divmod(wanted, contexts)
+    starts = np.searchsorted(features, np.arange(codes.features + 1))
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
+    for block in codes.blocks():
+        firings = ByFeature.of(block, codes.features)
+        found: dict[int, tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = {}
+
+        def work(low: int, high: int, firings: ByFeature = firings, found: object = found) -> None:
+            room = 1 << 14
+            while True:
+                lists = (
+                    np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
+                )  # fmt: skip
+                block = firings.block
+                count = loops.list_around(
+                    firings.starts, firings.row, firings.value, block.context, block.pos,
+                    low, high, starts, context, *lists,
+                )  # fmt: skip
+                if count <= room:
+                    found[low] = tuple(column[:count].copy() for column in lists)  # type: ignore[index]
+                    return
+                room = count
+
+        firings.in_pieces(work)
+        parts += [found[low] for low in sorted(found)]
     if not parts:
-        none = np.zeros(0, np.int64)
-        return none, none, np.zeros(0), none
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
     key, pos, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((pos, key))
-    key = key[order]
-    return key, pos[order], value[order], key % contexts
+    order = np.argsort(key, kind="stable")
+    return key[order], pos[order], value[order]

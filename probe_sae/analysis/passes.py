@@ -1,209 +1,212 @@
-"""Analyse a dictionary on a store: two passes over the codes, then the structure of the features.
+"""Analyse a dictionary on a store: its rows are encoded once, and everything comes from the codes.
 
-The first pass finds densities, the strongest firings, a sample, co-firing; the second fetches what
-each feature did around the firings chosen. Memory grows with features, not with rows.
+A pass over the codes finds densities, the strongest firings, a sample, co-firing; a second fetches
+what each feature did around the firings chosen. Memory grows with features, not with rows.
 """
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from probe_sae.analysis.codes import firings
-from probe_sae.analysis.cofiring import CoFiring, partners, phi_of_pairs
-from probe_sae.analysis.examples import Best, lottery, strongest_of_contexts, with_surroundings
+from probe_sae.analysis.codes import Codes, open_codes
+from probe_sae.analysis.columns import columns_of
+from probe_sae.analysis.counting import Counted, count
+from probe_sae.analysis.encoding import Source, source_of, write_codes
+from probe_sae.analysis.examples import choose, with_surroundings
 from probe_sae.analysis.inputs import kept_inputs
+from probe_sae.analysis.modules import Modules
+from probe_sae.analysis.neurons import sampled_contexts
 from probe_sae.analysis.pixels import pixels_of
-from probe_sae.analysis.result import Analysis, Examples, Features
-from probe_sae.analysis.saved import save_analysis
-from probe_sae.analysis.structure import feature_map, logit_effects, modules, nearest
-from probe_sae.analysis.tally import Tally
-from probe_sae.errors import StoreError
-from probe_sae.evaluation import Evaluation, finite, held_out, sites_of
+from probe_sae.analysis.result import Analysis
+from probe_sae.analysis.sampled import SAMPLE_ROWS, sampled_rows
+from probe_sae.analysis.saved import load_analysis, save_analysis
+from probe_sae.errors import SettingsError
+from probe_sae.evaluation import Evaluation, finite
 from probe_sae.host import Host, versions
 from probe_sae.outputs import whole_folder
-from probe_sae.sae import SAE, load_sae
-from probe_sae.store import Store, open_store
-
-TOP_EXAMPLES = 20
-RANDOM_EXAMPLES = 40
+from probe_sae.progress import say
+from probe_sae.sae import SAE
+from probe_sae.store import Store
 
 
 def analyse(
-    sae: SAE | str | Path,
+    sae: SAE | str | Path | Sequence[SAE | str | Path],
     store: Store | str | Path,
     out: str | Path,
     *,
     host: Host | None = None,
     evaluation: Evaluation | None = None,
+    codes: Codes | str | Path | None = None,
+    neurons: Sequence[str] | None = None,
     rows: str = "held_out",
     seed: int = 0,
+    device: str | None = None,
+    resume: bool = False,
     force: bool = False,
 ) -> Analysis:
-    """Analyse a dictionary and write the result to a folder.
+    """Analyse a dictionary, or several of sites recorded together, and write it to a folder.
+
+    Several dictionaries are one to the analysis: their features are numbered one after the other,
+    and modules and partners span the sites.
 
     Args:
-        sae: the dictionary, or its folder.
+        sae: the dictionary, or its folder; or several.
         store: the store, or its folder.
         out: folder for the analysis.
         host: with it, each feature's effect on the logits is computed too.
         evaluation: metrics to keep beside.
+        codes: what `encode` made of the same; made on the way and dropped, by default.
+        neurons: sites of the store whose dimensions are correlated with features; those that were
+            encoded, by default.
         rows: `held_out`, rows that training never saw, or `all`.
         seed: of the sample of firings and of the map.
+        device: where to encode; a GPU where there is one.
+        resume: continue unfinished work: what is encoded is not encoded again.
         force: replace what is in `out`.
 
     Raises:
         ShapeError: the store's rows are not d_model long.
         StoreError: the store was shuffled.
+        SettingsError: the codes are of something else.
         OutputExists: `out` is there already.
     """
-    if not isinstance(sae, SAE):
-        sae = load_sae(sae)
-    opened = store if isinstance(store, Store) else open_store(store)
-    if opened.is_shuffled:
-        raise StoreError(
-            f"the rows of {opened.folder} lie in random order, and examples need their contexts; "
-            "analyse the store that it was shuffled from."
+    if resume and Path(out).exists():
+        say(f"{out} is finished already; nothing to do.")
+        return load_analysis(out)
+    source = source_of(sae, store, rows)
+    looked_at = [source.store.site(name).name for name in neurons or ()]
+    given = None if codes is None else _checked(codes, source)
+    how: dict[str, Any] = {"keep": "codes/part-*.h5", "marks": ("analysis.json",)}
+    with whole_folder(out, force=force, resume=resume, **how) as folder:
+        encoded = given or _encoded(source, folder / "codes", device)
+        counted = _counted(source, encoded, seed)
+        analysis = _analysis(
+            source, encoded, counted, host, evaluation, looked_at or _own_sites(source), seed
         )
-    sites = sites_of(sae, opened)
-    chosen = np.ones(opened.contexts, np.bool_) if rows == "all" else held_out(sae, opened)
-    with whole_folder(out, force=force, marks=("analysis.json",)) as folder:
-        with torch.no_grad():
-            tally, cofiring, examples = _passes(sae, opened, sites, chosen, seed)
-            features = _features(sae, tally, cofiring, host, sites, seed)
-        inputs, place, numbers = kept_inputs(opened, examples.contexts())
-        shown = examples.shown(sae, opened, sites, place, numbers)
-        info = _info(sae, opened, sites, rows, tally.rows, int(chosen.sum()), evaluation)
-        drawn = pixels_of(sae, opened, sites, chosen)
-        analysis = Analysis(info, features, shown, inputs, drawn)
         save_analysis(analysis, folder)
+        shutil.rmtree(folder / "codes", ignore_errors=True)
     return analysis
 
 
-class _Choice:
-    """The firings chosen in the first pass, and what the second makes of them."""
-
-    def __init__(self, sae: SAE, contexts: int, labels: NDArray[np.int64] | None) -> None:
-        self.top = Best(sae.features, TOP_EXAMPLES)
-        self.random = Best(sae.features, RANDOM_EXAMPLES)
-        self._contexts, self._labels = contexts, labels
-
-    def contexts(self) -> NDArray[np.bool_]:
-        """Mark the contexts of the firings chosen, [contexts]."""
-        mask = np.zeros(self._contexts, np.bool_)
-        mask[self.top.result().context] = True
-        mask[self.random.result().context] = True
-        return mask
-
-    def shown(
-        self, sae: SAE, store: Store, sites: list[str], place: Any, numbers: NDArray[np.int64]
-    ) -> Examples:
-        """Return the examples with their surroundings; the second pass."""
-        blocks = firings(sae, store, sites, self.contexts(), self._labels, what="examples")
-        return with_surroundings(
-            self.top.result(), self.random.result(), blocks, self._contexts, place, numbers
+def _checked(codes: Codes | str | Path, source: Source) -> Codes:
+    opened = codes if isinstance(codes, Codes) else open_codes(codes)
+    wrong = [name for name, value in source.same().items() if opened.info.get(name) != value]
+    if wrong:
+        raise SettingsError(
+            f"{opened.folder} has codes of something else: {', '.join(wrong)} differ. Encode this "
+            "dictionary on this store, or leave the codes out."
         )
+    return opened
 
 
-def _passes(
-    sae: SAE, store: Store, sites: list[str], chosen: NDArray[np.bool_], seed: int
-) -> tuple[Tally, CoFiring, _Choice]:
-    """Go once over the codes of the chosen contexts."""
-    labels = None
-    tokens = len(store.vocabulary())
+def _encoded(source: Source, folder: Path, device: str | None) -> Codes:
+    if not (folder / "codes.json").exists():
+        folder.mkdir(exist_ok=True)
+        write_codes(source, folder, device)
+    return _checked(folder, source)
+
+
+def _counted(source: Source, codes: Codes, seed: int) -> Counted:
+    store = source.store
     if store.kind == "image":
-        labels = np.array([context.label for context in store.inputs()], np.int64)
-        tokens = max(int(labels.max(initial=-1)) + 1, len(store.provenance.get("classes", [])))
-    tally, cofiring = Tally(sae.features, tokens), CoFiring(sae.features)
-    choice = _Choice(sae, store.contexts, labels)
-    for block in firings(sae, store, sites, chosen, labels):
-        tally.add(block)
-        cofiring.add(block)
-        choice.top.add(strongest_of_contexts(block))
-        choice.random.add(lottery(block, seed))
-    return tally, cofiring, choice
+        labels = [context.label for context in store.inputs()]
+        tokens = max([-1, *labels]) + 1
+        height, width = store.provenance.get("grid", (1, 1))
+        classes = len(store.provenance.get("classes", []))
+        return count(codes, max(tokens, classes), (int(height), int(width)), seed)
+    return count(codes, len(store.vocabulary()), None, seed)
 
 
-def _features(
-    sae: SAE, tally: Tally, cofiring: CoFiring, host: Host | None, sites: list[str], seed: int
-) -> Features:
-    columns: dict[str, NDArray[Any]] = tally.columns()
-    pairs = phi_of_pairs(cofiring)
-    together = partners(pairs, sae.features)
-    directions = sae.directions()
-    close = nearest(directions)
-    places = feature_map(directions, tally.count > 0, seed)
-    effects = logit_effects(directions, _unembedding(host, sites))
-    columns |= {
-        "nearest_ids": close.ids,
-        "nearest_cosines": close.cosines,
-        "cofiring_ids": together.ids,
-        "cofiring_phis": together.phis,
-        "cofiring_counts": together.counts,
-        "decoder_norm": directions.norm(dim=1).numpy(),
-        "x": places.x,
-        "y": places.y,
-        "cluster": places.cluster,
-        "module": modules(pairs, sae.features, seed),
-        **effects._asdict(),
-    }
-    kinds = {
-        "firings": np.int64,
-        "density": np.float64,
-        "histogram": np.int64,
-        "cofiring_counts": np.int64,
-    }
-    whole = {"cluster", "module"} | {name for name in columns if name.endswith("ids")}
-    for name, column in columns.items():
-        kind = kinds.get(name, np.int32 if name in whole else np.float32)
-        columns[name] = column.astype(kind, copy=False)
-    return Features(**columns)
+def _own_sites(source: Source) -> list[str]:
+    return list(dict.fromkeys(site for sites in source.sites for site in sites))
 
 
-def _unembedding(host: Host | None, sites: list[str]) -> Tensor | None:
-    """Return the host's unembedding where features write to its residual stream."""
-    parts = ("resid", "embed", "attn_out", "mlp_out")
-    on_stream = len(sites) == 1 and any(part in sites[0] for part in parts)
-    return host.unembedding() if host is not None and on_stream else None
+@torch.no_grad()
+def _analysis(
+    source: Source,
+    codes: Codes,
+    counted: Counted,
+    host: Host | None,
+    evaluation: Evaluation | None,
+    neurons: list[str],
+    seed: int,
+) -> Analysis:
+    chosen = choose(counted.tally.strongest(), counted.tally.sample(), codes)
+    sample = sampled_contexts(source.contexts, codes.rows, SAMPLE_ROWS, seed)
+    shown = sample.copy()
+    shown[chosen.context] = True
+    inputs, place, numbers = kept_inputs(source.store, shown)
+    examples = with_surroundings(chosen, codes, place, numbers)
+    made = columns_of(source, codes, counted, host, neurons, seed)
+    info = _info(source, codes, counted, evaluation, made.modules)
+    info |= {"neurons": {"sites": neurons, "rows": made.neuron_rows}}
+    info["structure"] |= made.structure
+    single = len(source.saes) == 1
+    drawn = (
+        pixels_of(source.saes[0], source.store, list(source.sites[0]), source.contexts)
+        if single
+        else None
+    )
+    return Analysis(
+        finite(info),
+        made.features,
+        examples,
+        inputs,
+        made.pairs,
+        sampled_rows(codes, sample, place, numbers, seed),
+        made.tree,
+        drawn,
+    )
 
 
 def _info(
-    sae: SAE,
-    store: Store,
-    sites: list[str],
-    which: str,
-    rows: int,
-    contexts: int,
+    source: Source,
+    codes: Codes,
+    counted: Counted,
     evaluation: Evaluation | None,
-) -> Mapping[str, Any]:
+    modules: Modules,
+) -> dict[str, Any]:
+    store, sae = source.store, source.saes[0]
+    return {
+        "kind": store.kind,
+        "site": " + ".join(_own_sites(source)),
+        "host": store.provenance["host"],
+        "dataset": store.provenance["dataset"],
+        "store": {"rows": store.rows, "contexts": store.contexts},
+        "sae": _described(sae, source.features),
+        "parts": [
+            {"site": " + ".join(sites), "first": first, **_described(one, one.features)}
+            for one, sites, first in zip(source.saes, source.sites, source.firsts, strict=True)
+        ],
+        "split": {**(sae.provenance.get("split") or {}), "which": source.which},
+        "rows": codes.rows,
+        "contexts": int(source.contexts.sum()),
+        "metrics": None if evaluation is None else evaluation.metrics,
+        "definitions": {} if evaluation is None else evaluation.definitions,
+        "training": sae.log,
+        "versions": versions(),
+        "modules": modules.table(),
+        "structure": modules.summary,
+        "places": counted.tally.row_places.tolist(),
+        "cofiring": {
+            "is_exact": counted.cofiring.is_exact,
+            "undercount": counted.cofiring.undercount,
+        },
+    }
+
+
+def _described(sae: SAE, features: int) -> Mapping[str, Any]:
     settings = sae.settings
-    return finite(
-        {
-            "kind": store.kind,
-            "site": " + ".join(sites),
-            "host": store.provenance["host"],
-            "dataset": store.provenance["dataset"],
-            "store": {"rows": store.rows, "contexts": store.contexts},
-            "sae": {
-                "arch": settings.arch,
-                "features": settings.features,
-                "d_model": sae.d_model,
-                "k": getattr(settings, "k", None),
-                "trainer": sae.provenance.get("trainer"),
-                "input_scale": float(sae.input_scale.float().mean()),
-                "settings": asdict(settings),
-            },
-            "split": {**(sae.provenance.get("split") or {}), "which": which},
-            "rows": rows,
-            "contexts": contexts,
-            "metrics": None if evaluation is None else evaluation.metrics,
-            "definitions": {} if evaluation is None else evaluation.definitions,
-            "training": sae.log,
-            "versions": versions(),
-        }
-    )
+    return {
+        "arch": settings.arch,
+        "features": features,
+        "d_model": sae.d_model,
+        "k": getattr(settings, "k", None),
+        "trainer": sae.provenance.get("trainer"),
+        "input_scale": float(sae.input_scale.float().mean()),
+        "settings": asdict(settings),
+    }

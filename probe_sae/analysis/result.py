@@ -1,16 +1,20 @@
 """What an analysis holds: everything a report shows, as plain arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.cofiring import Pairs
+
 if TYPE_CHECKING:
     from probe_sae.analysis.pixels import Pixels
+    from probe_sae.analysis.sampled import SampledRows
 
 TOP, RANDOM = 0, 1
+FIFTHS = (2, 3, 4, 5, 6)
 """Values of `Examples.kind`."""
 
 
@@ -46,6 +50,12 @@ class Features:
     """[features, n] their share of the firings."""
     token_lifts: NDArray[np.float32]
     """[features, n] that share over the token's share of all rows."""
+    token_undercount: NDArray[np.int64]
+    """[features] how much too low the counts of tokens behind these may be; 0 is exact. The
+    commonest 512 tokens of a feature are counted."""
+    places: NDArray[np.int64]
+    """[features, places] firings by place. Text: position in the document, 0, 1, 2 to 3, 4 to 7 and
+    so on; images: cells of a grid of at most 64, row by row (`info["places"]` has all rows')."""
     nearest_ids: NDArray[np.int32]
     """[features, n] features with the nearest decoder directions."""
     nearest_cosines: NDArray[np.float32]
@@ -56,6 +66,24 @@ class Features:
     """[features, n] phi coefficient of the two firings."""
     cofiring_counts: NDArray[np.int64]
     """[features, n] rows on which both fire."""
+    cofiring_jaccards: NDArray[np.float32]
+    """[features, n] these rows over those on which one of the two fires."""
+    cofiring_npmis: NDArray[np.float32]
+    """[features, n] normalised pointwise mutual information of the two firings, -1 to 1."""
+    followed_ids: NDArray[np.int32]
+    """[features, n] features of the next dictionary that fire on the same rows most (by phi); n = 0
+    for a single dictionary."""
+    followed_phis: NDArray[np.float32]
+    """[features, n] phi coefficient of the two firings."""
+    followed_cosines: NDArray[np.float32]
+    """[features, n] cosine of the two decoder directions; NaN where they differ in width."""
+    neuron_ids: NDArray[np.int32]
+    """[features, n] dimensions of the site (or of other sites, `info["neurons"]`) that a feature's
+    activation goes with most; -1 where it fires on no row looked at."""
+    neuron_correlations: NDArray[np.float32]
+    """[features, n] Pearson correlations of these, zeros counted."""
+    part: NDArray[np.int32]
+    """[features] number of the dictionary it is of, where several are analysed together."""
     decoder_norm: NDArray[np.float32]
     """[features] length of the decoder row."""
     x: NDArray[np.float32]
@@ -64,6 +92,12 @@ class Features:
     """[features]"""
     cluster: NDArray[np.int32]
     """[features] density cluster on the map."""
+    group: NDArray[np.int32]
+    """[features] hierarchical cluster of decoder directions, about one for 40 features."""
+    pca_x: NDArray[np.float32]
+    """[features] decoder direction, of length 1, along the axis of most variance."""
+    pca_y: NDArray[np.float32]
+    """[features] along the next one."""
     module: NDArray[np.int32]
     """[features] community of features that fire together; 0 is the largest."""
     promoted_ids: NDArray[np.int32]
@@ -84,7 +118,8 @@ class Examples:
     """[examples]"""
     kind: NDArray[np.uint8]
     """[examples] `TOP`: strongest firing of the context, at most one a context; `RANDOM`: a firing
-    drawn uniformly from all of the feature's firings."""
+    drawn uniformly from all of the feature's firings; `FIFTHS`: such a firing from the weakest to
+    the strongest fifth of them."""
     rank: NDArray[np.int32]
     """[examples] 0 is the strongest (`RANDOM`: strongest of the sample)."""
     context: NDArray[np.int32]
@@ -99,6 +134,23 @@ class Examples:
     """[entries] every place in the context where the feature fires."""
     fired_value: NDArray[np.float32]
     """[entries] its activation there."""
+
+    def of_kinds(self, kinds: Collection[int]) -> "Examples":
+        """Return the examples of some kinds."""
+        kept = np.isin(self.kind, list(kinds))
+        counts = np.diff(self.offsets)
+        entries = np.repeat(kept, counts)
+        return Examples(
+            self.feature[kept],
+            self.kind[kept],
+            self.rank[kept],
+            self.context[kept],
+            self.position[kept],
+            self.value[kept],
+            np.concatenate([[0], np.cumsum(counts[kept])]).astype(np.int64),
+            self.fired_position[entries],
+            self.fired_value[entries],
+        )
 
     def of(self, feature: int) -> slice:
         """Return the slice of the examples of one feature."""
@@ -154,10 +206,20 @@ class Analysis:
 
     info: Mapping[str, Any]
     """`kind` ("text" or "image"), `site`, `host`, `dataset`, `store`, `sae`, `split`, `rows`,
-    `contexts`, `metrics` (or None), `definitions`, `training` (list of log lines), `versions`."""
+    `contexts`, `metrics` (or None), `definitions`, `training` (list of log lines), `versions`;
+    `parts`, the dictionaries with site and first feature; `modules`, each with cohesion and
+    stability, and `structure`, how far they can be trusted; `places`, `neurons`, `cofiring`."""
     columns: Features
     examples: Examples
     inputs: TextInputs | ImageInputs
+    pairs: Pairs
+    """Each feature's 32 strongest partners, all pairs of a module's 200 commonest members, and how
+    often they fire together."""
+    rows: "SampledRows"
+    """Some rows with all that fires on them."""
+    tree: NDArray[np.int32]
+    """[merges, 2] hierarchical clustering of the living features' directions: below n the n living
+    features in order, n + i what merge i made."""
     pixels: "Pixels | None" = None
     """What can be drawn where rows are images' pixels."""
 

@@ -1,7 +1,8 @@
 """An analysis on disk: self-contained, so that a report needs neither store nor tokenizer.
 
 ANALYSIS/analysis.json   what it is, metrics, training log
-ANALYSIS/analysis.h5     the arrays of `result.py`, under /features, /examples and /inputs
+ANALYSIS/analysis.h5     the arrays of `result.py`, under /features, /examples, /pairs, /rows (see
+                         `sampled.py`), /inputs, /tree and, of pixels, /pixels
 """
 
 import json
@@ -11,15 +12,27 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
+from probe_sae.analysis.cofiring import Pairs
 from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import Analysis, Examples, Features, ImageInputs, TextInputs
+from probe_sae.analysis.sampled import SampledRows
 from probe_sae.errors import FormatError
 from probe_sae.outputs import refuse_partial
 from probe_sae.store.hdf5 import open_checked, read_json, write_json
 
 FORMAT = "probe_sae.analysis"
-VERSION = 1
+VERSION = 2
+
+_PARTS: tuple[tuple[str, str, type[Any]], ...] = (
+    ("features", "columns", Features),
+    ("examples", "examples", Examples),
+    ("pairs", "pairs", Pairs),
+    ("rows", "rows", SampledRows),
+)
+"""Group in the file, attribute of the analysis, and what its arrays are."""
+_GROUPS = (*(name for name, _, _ in _PARTS), "inputs", "tree")
 
 
 def save_analysis(analysis: Analysis, folder: Path) -> None:
@@ -28,12 +41,13 @@ def save_analysis(analysis: Analysis, folder: Path) -> None:
     text = json.dumps(head, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / "analysis.json").write_text(text, encoding="utf-8", errors="surrogatepass")
     with h5py.File(folder / "analysis.h5", "w") as file:
-        for name, part in (("features", analysis.columns), ("examples", analysis.examples)):
-            group = file.create_group(name)
-            for field in fields(part):
+        for name, attribute, kind in _PARTS:
+            group, part = file.create_group(name), getattr(analysis, attribute)
+            for field in fields(kind):
                 data = getattr(part, field.name)
                 options = {"compression": "gzip", "compression_opts": 1} if data.size else {}
                 group.create_dataset(field.name, data=data, **options)
+        file.create_group("tree").create_dataset("merges", data=analysis.tree)
         _write_inputs(file.create_group("inputs"), analysis.inputs)
         if analysis.pixels is not None:
             group = file.create_group("pixels")
@@ -60,11 +74,16 @@ def load_analysis(folder: str | Path) -> Analysis:
             f"version {VERSION}. Update probe_sae, or analyse again."
         )
     with open_checked(folder / "analysis.h5", FormatError) as file:
-        features = _read_part(file["features"], Features, folder)
-        examples = _read_part(file["examples"], Examples, folder)
+        missing = [name for name in _GROUPS if name not in file]
+        if missing:
+            raise FormatError(f"{folder}/analysis.h5 lacks {', '.join(missing)}; analyse again.")
+        features, examples, pairs, rows = (
+            _read_part(file[name], kind, folder) for name, _, kind in _PARTS
+        )
         inputs = _read_inputs(file["inputs"], info["kind"])
+        tree = np.asarray(file["tree"]["merges"])
         pixels = _read_part(file["pixels"], Pixels, folder) if "pixels" in file else None
-    analysis = Analysis(info, features, examples, inputs, pixels)
+    analysis = Analysis(info, features, examples, inputs, pairs, rows, tree, pixels)
     _check(analysis, folder)
     return analysis
 
@@ -124,6 +143,36 @@ def _fit(pixels: Pixels, features: int) -> bool:
     )
 
 
+def _wrong_pairs(pairs: Pairs, features: int) -> list[str]:
+    """Name what of the pairs cannot be."""
+    lengths = {len(getattr(pairs, field.name)) for field in fields(Pairs)}
+    ends = np.concatenate([pairs.first, pairs.second])
+    if len(lengths) > 1 or (len(ends) and not 0 <= ends.min() <= ends.max() < features):
+        return ["pairs"]
+    return []
+
+
+def _wrong_rows(rows: SampledRows, features: int, contexts: int) -> list[str]:
+    """Name what of the sampled rows cannot be."""
+    number = len(rows.context)
+    fit = (
+        len(rows.position) == number
+        and len(rows.offsets) == number + 1
+        and bool(np.all(np.diff(rows.offsets) >= 0))
+        and rows.offsets[0] == 0
+        and rows.offsets[-1] == len(rows.feature) == len(rows.value)
+        and len(rows.mapped) == len(rows.pca) == len(rows.umap)
+        and _within(rows.context, contexts)
+        and _within(rows.feature, features)
+        and _within(rows.mapped, number)
+    )
+    return [] if fit else ["rows"]
+
+
+def _within(numbers: NDArray[Any], end: int) -> bool:
+    return not len(numbers) or 0 <= int(numbers.min()) <= int(numbers.max()) < end
+
+
 def _check(analysis: Analysis, folder: Path) -> None:
     """Raise unless the arrays agree with each other, so that no later index can go astray."""
     count, examples = analysis.count, analysis.examples
@@ -147,6 +196,9 @@ def _check(analysis: Analysis, folder: Path) -> None:
         and examples.context.max() < contexts
     ):
         wrong.append("feature or context out of range")
+    wrong += _wrong_pairs(analysis.pairs, count) + _wrong_rows(analysis.rows, count, contexts)
+    if analysis.tree.ndim != 2 or (analysis.tree.size and analysis.tree.shape[1] != 2):
+        wrong.append("tree")
     if analysis.pixels is not None and not _fit(analysis.pixels, count):
         wrong.append("pixels")
     if wrong:

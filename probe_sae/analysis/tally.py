@@ -1,4 +1,4 @@
-"""Statistics of each feature's firings, added up block by block; exact, in memory by features."""
+"""Statistics of each feature's firings, added up block by block, in memory by features."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,178 +6,207 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis.codes import Firings
+from probe_sae.analysis import loops
+from probe_sae.analysis.by_feature import ByFeature
+from probe_sae.errors import FormatError
 
 BINS = 64
 """Bins of a histogram as it is kept."""
 FINE = 4
 """Finer bins inside each, from which quantiles are read."""
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-TOP_TOKENS = 8
+TOP_TOKENS = 16
+"""Tokens of a feature that are reported."""
+COUNTED_TOKENS = 512
+"""Tokens of a feature that are counted; where it has more, the rarest are dropped."""
+TOP = 20
+"""Strongest firings that are kept, one a context."""
+SAMPLE = 100
+"""Firings drawn at random that are kept."""
+PLACES = 24
+"""Buckets of places in a document: 0, 1, 2 to 3, 4 to 7, and so on."""
+GRID = 64
+"""Buckets of places in an image at most."""
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """The strongest firings of each feature, one a context; 0 and -1 where there are fewer."""
+
+    value: NDArray[np.float32]
+    """[features, n] strongest first."""
+    row: NDArray[np.int64]
+    """[features, n] number in the store."""
+    context: NDArray[np.int64]
+    """[features, n]"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A uniform sample of the firings of each feature, in random order; -1 where they end."""
+
+    row: NDArray[np.int64]
+    """[features, n] number in the store."""
+    value: NDArray[np.float32]
+    """[features, n]"""
 
 
 class Tally:
-    """Counts, power sums, histograms and token counts of every feature."""
+    """What is counted and kept of every feature."""
 
-    def __init__(self, features: int, tokens: int) -> None:
-        """Begin with nothing seen; `tokens` is the number of token ids or classes."""
-        self.features, self.tokens, self.rows = features, tokens, 0
+    def __init__(self, features: int, tokens: int, grid: tuple[int, int] | None, seed: int) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            features: how many.
+            tokens: number of token ids or classes.
+            grid: height and width of an image's rows; None for text.
+            seed: of the sample.
+
+        Raises:
+            FormatError: there are more tokens than can be counted.
+        """
+        if tokens >= 1 << 24:
+            raise FormatError(f"{tokens} kinds of tokens; at most {1 << 24} can be counted.")
+        self.features, self.tokens, self.rows, self.seed = features, tokens, 0, seed
+        self._grid = grid
         self.count = np.zeros(features, np.int64)
-        self.powers = np.zeros((4, features))
-        self.total = np.zeros(features)
-        self.max = np.zeros(features)
-        self.histogram = DoublingHistogram(features, BINS * FINE)
+        self._moments = np.zeros((4, features))
+        self.max = np.zeros(features, np.float32)
+        self._bins = np.zeros((features, BINS * FINE), np.int64)
+        self._bins_top = np.zeros(features)
+        self._best = Strongest(
+            np.zeros((features, TOP), np.float32),
+            np.full((features, TOP), -1, np.int64),
+            np.full((features, TOP), -1, np.int64),
+        )
+        self._sample_keys = np.zeros((features, SAMPLE), np.uint64)
+        self._sample = Sample(
+            np.full((features, SAMPLE), -1, np.int64), np.zeros((features, SAMPLE), np.float32)
+        )
         self.row_tokens = np.zeros(tokens, np.int64)
-        self._pairs = PairCounts()
+        room = min(COUNTED_TOKENS, max(1, tokens))
+        self._token_ids = np.full((features, room), -1, np.int32)
+        self._token_counts = np.zeros((features, room), np.int64)
+        self.missed_tokens = np.zeros(features, np.int64)
+        """[features] how much too low a count of tokens may be."""
+        self.row_places = np.zeros(self._buckets, np.int64)
+        self.places = np.zeros((features, self._buckets), np.int64)
 
-    def add(self, block: Firings) -> None:
-        """Take in a block."""
-        self.rows += block.rows
-        self.total += block.total
-        known = block.row_tokens[block.row_tokens >= 0]
+    def add(self, firings: ByFeature) -> None:
+        """Take in a block of whole contexts."""
+        block = firings.block
+        if len(block.token) and int(block.token.max()) >= self.tokens:
+            raise FormatError(f"token {block.token.max()} of {self.tokens}: the codes are damaged.")
+        self.rows += len(block)
+        known = block.token[block.token >= 0]
         self.row_tokens += np.bincount(known, minlength=self.tokens)
-        if not len(block.feature):
-            return
-        self.count += np.bincount(block.feature, minlength=self.features)
-        for i in range(4):
-            weights = block.value ** (i + 1)
-            self.powers[i] += np.bincount(block.feature, weights, minlength=self.features)
-        present, starts = np.unique(block.feature, return_index=True)
-        largest = np.maximum.reduceat(block.value, starts)
-        self.max[present] = np.maximum(self.max[present], largest)
-        self.histogram.add(block.feature, block.value, present, largest)
-        known = block.token >= 0
-        self._pairs.add(block.feature[known] * self.tokens + block.token[known])
+        bucket = self._bucket(block.pos)
+        self.row_places += np.bincount(bucket, minlength=self._buckets)
+        starts, row, value = firings.starts, firings.row, firings.value
+        best, sample = self._best, self._sample
+
+        def work(low: int, high: int) -> None:
+            part = low, high
+            loops.add_moments(starts, value, *part, self.count, self._moments, self.max)
+            loops.add_histograms(starts, value, *part, self._bins, self._bins_top)
+            loops.add_strongest(
+                starts, row, value, block.context, block.row, *part,
+                best.value, best.row, best.context,
+            )  # fmt: skip
+            loops.add_sample(
+                starts, row, value, block.row, *part, self.seed,
+                self._sample_keys, sample.row, sample.value,
+            )  # fmt: skip
+            loops.add_positions(starts, row, bucket, *part, self.places)
+            loops.add_tokens(
+                starts, row, block.token, *part, self._token_ids, self._token_counts,
+                self.missed_tokens, np.zeros(self.tokens, np.int64),
+            )  # fmt: skip
+
+        firings.in_pieces(work)
+
+    def strongest(self) -> Strongest:
+        """Return the strongest firings."""
+        return self._best
+
+    def sample(self) -> Sample:
+        """Return the sample in the order of its random keys, so that a part of it is one too."""
+        order = np.argsort(~self._sample_keys, axis=1, kind="stable")
+        return Sample(
+            np.take_along_axis(self._sample.row, order, 1),
+            np.take_along_axis(self._sample.value, order, 1),
+        )
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the statistics under the names that an analysis gives them."""
         n = np.maximum(self.count, 1)
-        m1, m2, m3, m4 = self.powers / n
-        variance = np.maximum(m2 - m1**2, 0)
-        std = np.sqrt(variance)
-        safe = np.where(std > 1e-9 * np.maximum(m1, 1e-30), std, np.inf)
-        third = m3 - 3 * m1 * m2 + 2 * m1**3
-        fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
-        alive = self.count > 0
+        mean, m2, m3, m4 = self._moments[0], *(self._moments[1:] / n)
+        variance = np.maximum(m2, 0)
+        alive, varies = self.count > 0, variance > 1e-14 * mean**2
+        safe = np.where(varies, variance, 1.0)
         ids, shares, lifts = self._tokens()
-        histogram = self.histogram.counts.reshape(self.features, BINS, FINE).sum(2)
+        histogram = self._bins.reshape(self.features, BINS, FINE).sum(2)
         return {
             "firings": self.count,
             "density": self.count / max(1, self.rows),
-            "mean": np.where(alive, m1, np.nan),
-            "mean_activation": self.total / max(1, self.rows),
-            "std": np.where(alive, std, np.nan),
-            "skew": np.where(alive, third / safe**3, np.nan),
-            "kurtosis": np.where(alive, fourth / safe**4, np.nan),
+            "mean": np.where(alive, mean, np.nan),
+            "std": np.where(alive, np.sqrt(variance), np.nan),
+            "skew": np.where(alive, np.where(varies, m3 / safe**1.5, 0), np.nan),
+            "kurtosis": np.where(alive, np.where(varies, m4 / safe**2, 0), np.nan),
             "max": self.max,
             "histogram": histogram,
-            "histogram_top": self.histogram.top,
-            "quantiles": self.histogram.quantiles(QUANTILES),
+            "histogram_top": self._bins_top,
+            "quantiles": self._quantiles(),
             "token_ids": ids,
             "token_shares": shares,
             "token_lifts": lifts,
+            "token_undercount": self.missed_tokens,
+            "places": self.places,
         }
+
+    @property
+    def _buckets(self) -> int:
+        if self._grid is None:
+            return PLACES
+        height, width = self._coarse
+        return height * width
+
+    @property
+    def _coarse(self) -> tuple[int, int]:
+        """Height and width of the grid of an image's buckets."""
+        height, width = self._grid or (1, 1)
+        step = 1
+        while -(-height // step) * -(-width // step) > GRID:
+            step += 1
+        return -(-height // step), -(-width // step)
+
+    def _bucket(self, pos: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the bucket of each row's place."""
+        if self._grid is None:
+            return np.frexp(pos.astype(np.float64))[1].clip(0, PLACES - 1).astype(np.int64)
+        (height, width), (rows, columns) = self._grid, self._coarse
+        y, x = np.divmod(pos.clip(0, height * width - 1), width)
+        return (y * rows // height) * columns + x * columns // width
+
+    def _quantiles(self) -> NDArray[np.float64]:
+        """Return quantiles, [features, n]; right to half a bin, NaN where nothing came."""
+        below = self._bins.cumsum(1)
+        total = below[:, -1:]
+        columns = []
+        for share in QUANTILES:
+            place = (below < share * total).sum(1)
+            columns.append((place + 0.5) / (BINS * FINE) * self._bins_top)
+        return np.where(total > 0, np.stack(columns, 1), np.nan)
 
     def _tokens(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         """Return each feature's commonest tokens, their shares and lifts, [features, n] each."""
         width = min(TOP_TOKENS, self.tokens)
-        ids = np.full((self.features, width), -1, np.int64)
-        shares = np.zeros((self.features, width))
-        lifts = np.zeros((self.features, width))
-        keys, counts = self._pairs.total()
-        feature, token = np.divmod(keys, self.tokens) if self.tokens else (keys, keys)
-        order = np.lexsort((token, -counts, feature))
-        feature, token, counts = feature[order], token[order], counts[order]
-        rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
-        kept = rank < width
-        feature, token, rank, counts = feature[kept], token[kept], rank[kept], counts[kept]
-        share = counts / np.maximum(self.count[feature], 1)
-        ids[feature, rank], shares[feature, rank] = token, share
-        lifts[feature, rank] = share * max(1, self.rows) / np.maximum(self.row_tokens[token], 1)
-        return ids, shares, lifts
-
-
-class PairCounts:
-    """How often each of many numbers came; only those that came take memory."""
-
-    def __init__(self) -> None:
-        """Begin with nothing seen."""
-        self._keys, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self._pending: list[NDArray[np.int64]] = []
-        self._size = 0
-
-    def add(self, keys: NDArray[np.int64]) -> None:
-        """Count some numbers."""
-        self._pending.append(keys)
-        self._size += len(keys)
-        if self._size > max(1_000_000, 2 * len(self._keys)):
-            self._merge()
-
-    def total(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the numbers, sorted, and how often each came."""
-        self._merge()
-        return self._keys, self._counts
-
-    def _merge(self) -> None:
-        pending = np.concatenate([np.zeros(0, np.int64), *self._pending])
-        new, counts = np.unique(pending, return_counts=True)
-        keys = np.concatenate([self._keys, new])
-        self._keys, inverse = np.unique(keys, return_inverse=True)
-        weights = np.concatenate([self._counts, counts])
-        self._counts = np.bincount(inverse, weights, minlength=len(self._keys)).astype(np.int64)
-        self._pending, self._size = [], 0
-
-
-@dataclass
-class DoublingHistogram:
-    """Exact histograms of equal bins whose range doubles when a larger value comes.
-
-    The range of each ends at the power of two above its largest value, so the counts do not depend
-    on the order in which values came.
-    """
-
-    features: int
-    bins: int
-
-    def __post_init__(self) -> None:
-        self.counts = np.zeros((self.features, self.bins), np.int64)
-        self.top = np.zeros(self.features)
-
-    def add(
-        self,
-        feature: NDArray[np.int64],
-        value: NDArray[np.float64],
-        present: NDArray[np.int64],
-        largest: NDArray[np.float64],
-    ) -> None:
-        """Count values, all positive.
-
-        Args:
-            feature: whose value each is, [values].
-            value: [values].
-            present: the features among them, without repeats.
-            largest: the largest value of each of these.
-        """
-        wanted = np.ldexp(1.0, np.frexp(largest)[1])
-        fresh = self.top[present] == 0
-        self.top[present[fresh]] = wanted[fresh]
-        growing, goal = present[~fresh], wanted[~fresh]
-        while len(growing):
-            short = self.top[growing] < goal
-            growing, goal = growing[short], goal[short]
-            pairs = self.counts[growing].reshape(-1, self.bins // 2, 2).sum(2)
-            self.counts[growing] = np.concatenate([pairs, np.zeros_like(pairs)], 1)
-            self.top[growing] *= 2
-        place = (value / self.top[feature] * self.bins).astype(np.int64)
-        flat = np.bincount(feature * self.bins + place, minlength=self.counts.size)
-        self.counts += flat.reshape(self.counts.shape)
-
-    def quantiles(self, shares: tuple[float, ...]) -> NDArray[np.float64]:
-        """Return quantiles, [features, shares]; right to half a bin, NaN where nothing came."""
-        below = self.counts.cumsum(1)
-        total = below[:, -1:]
-        columns = []
-        for share in shares:
-            place = (below < share * total).sum(1)
-            columns.append((place + 0.5) / self.bins * self.top)
-        return np.where(total > 0, np.stack(columns, 1), np.nan)
+        keys = (self._token_ids.astype(np.int64)) - (self._token_counts << 24)
+        order = np.argsort(keys, axis=1, kind="stable")[:, :width]
+        ids = np.take_along_axis(self._token_ids, order, 1).astype(np.int64)
+        counts = np.take_along_axis(self._token_counts, order, 1)
+        shares = counts / np.maximum(self.count, 1)[:, None]
+        base = np.maximum(self.row_tokens[ids], 1) if self.tokens else np.ones(ids.shape)
+        lifts = np.where(ids >= 0, shares * max(1, self.rows) / base, 0)
+        return ids, np.where(ids >= 0, shares, 0), lifts

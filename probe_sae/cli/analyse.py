@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from probe_sae.cli import emit
-from probe_sae.cli.options import DatasetOption, Force, HostOption, Json, Out, Root, Seed
+from probe_sae.cli.options import (
+    DatasetOption,
+    Device,
+    Force,
+    HostOption,
+    Json,
+    Out,
+    Resume,
+    Root,
+    Seed,
+    chosen_sites,
+)
 
 
 def analyse_command(
@@ -16,8 +27,21 @@ def analyse_command(
     host: HostOption = None,
     dataset: DatasetOption = None,
     root: Root = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="Another dictionary, of a site recorded together; repeatable."),
+    ] = None,
+    codes: Annotated[
+        Path | None, typer.Option(help="What `encode --rows held_out` made of the same.")
+    ] = None,
+    neurons: Annotated[
+        list[str] | None,
+        typer.Option(help="A site whose dimensions are correlated with features; repeatable."),
+    ] = None,
     rows: Annotated[str, typer.Option(help="held_out, or all.")] = "held_out",
     seed: Seed = 0,
+    device: Device = None,
+    resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -26,27 +50,28 @@ def analyse_command(
     Example: `probe-sae analyse sae store --host gpt2 --dataset stdlib --out analysis`
     """
     from probe_sae.analysis import analyse
-    from probe_sae.errors import SettingsError
     from probe_sae.evaluation import evaluate
     from probe_sae.host import load_host
     from probe_sae.recording import load_dataset
     from probe_sae.sae import load_sae
     from probe_sae.store import open_store
 
-    if rows not in ("held_out", "all"):
-        raise SettingsError(f"--rows {rows}: expected held_out or all.")
     dictionary, opened = load_sae(sae), open_store(store)
     loaded = None if host is None else load_host(host)
     recipe = None if dataset is None else load_dataset(dataset, root=root)
     evaluation = evaluate(dictionary, opened, host=loaded, dataset=recipe)
     analysis = analyse(
-        dictionary,
+        [dictionary, *map(load_sae, beside or ())],
         opened,
         out,
         host=loaded,
         evaluation=evaluation,
+        codes=codes,
+        neurons=chosen_sites(opened.sites, neurons or []),
         rows=rows,
         seed=seed,
+        device=device,
+        resume=resume,
         force=force,
     )
     dead = int((analysis.columns.firings == 0).sum())

@@ -11,6 +11,8 @@ from probe_sae.reporting.inputs import Shown
 
 CHUNK = 128
 """Features in a file of `data/f`."""
+SHOWN_TOKENS = 8
+"""Tokens of a feature that its page shows."""
 LABEL_TOKENS = 5
 """Tokens of a feature that the list shows and searches."""
 SPARK_BINS = 16
@@ -96,9 +98,9 @@ def _statistics(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
 def _relations(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArray[Any]]:
     features = analysis.columns
     return {
-        "token_ids": narrow(shown.token_ranks(features.token_ids[part])),
-        "token_shares": fraction16(features.token_shares[part]),
-        "token_lifts": rounded(features.token_lifts[part], 11),
+        "token_ids": narrow(shown.token_ranks(features.token_ids[part, :SHOWN_TOKENS])),
+        "token_shares": fraction16(features.token_shares[part, :SHOWN_TOKENS]),
+        "token_lifts": rounded(features.token_lifts[part, :SHOWN_TOKENS], 11),
         "nearest_ids": narrow(features.nearest_ids[part].astype(np.int64) + 1),
         "nearest_cosines": signed16(features.nearest_cosines[part]),
         "cofiring_ids": narrow(features.cofiring_ids[part].astype(np.int64) + 1),

@@ -20,11 +20,11 @@ packed, in `features` and `inputs`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
+from probe_sae.analysis.result import RANDOM, TOP, Analysis, ImageInputs, TextInputs
 from probe_sae.analysis.saved import load_analysis
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import progress
@@ -91,6 +91,7 @@ def write_report(
         FormatError: the analysis or the labels cannot be read.
     """
     found = analysis if isinstance(analysis, Analysis) else load_analysis(analysis)
+    found = replace(found, examples=found.examples.of_kinds((TOP, RANDOM)))
     named = load_labels(Path(labels), found.count) if labels is not None else {}
     summary = summarise(found)
     with whole_folder(out, force=force, marks=("report.json",)) as folder:

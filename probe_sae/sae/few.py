@@ -15,7 +15,7 @@ FIRST_ROWS = 256
 """Rows that tell how many firings there will be."""
 FEW = 1 / 8
 """Share of pre-activations up to which firings are few: a sparse step breaks even at a sixth."""
-MOST_PLACES = 1 << 22
+MOST_PLACES = 1 << 21
 """Places that codes may take, as wide as their longest row: a step keeps some 60 bytes for each."""
 
 

@@ -12,9 +12,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from probe_sae.analysis import Analysis, TextInputs, analyse, codes, load_analysis, save_analysis
-from probe_sae.analysis.result import RANDOM, TOP, Features
-from probe_sae.analysis.tally import BINS
+from probe_sae.analysis import (
+    Analysis,
+    TextInputs,
+    analyse,
+    codes,
+    encode,
+    encoding,
+    load_analysis,
+    save_analysis,
+)
+from probe_sae.analysis.by_feature import ByFeature
+from probe_sae.analysis.codes import join
+from probe_sae.analysis.result import FIFTHS, RANDOM, TOP, Features
+from probe_sae.analysis.tally import BINS, Tally
 from probe_sae.errors import FormatError, OutputExists, StoreError
 from probe_sae.sae import SAE, BatchTopK, make_sae
 from probe_sae.store import (
@@ -87,7 +98,7 @@ def dense(store: Store) -> NDArray[np.float64]:
 def analysis(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     folder = tmp_path_factory.mktemp("analysis") / "analysis"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(codes, "BLOCK_ROWS", 10_000)
+        patched.setattr(encoding, "BLOCK_ROWS", 10_000)
         return analyse(dictionary(), store, folder)
 
 
@@ -160,30 +171,38 @@ def test_random_examples_are_firings_without_repeats(
         assert len(set(drawn.tolist())) == len(drawn)
 
 
-def test_random_examples_are_uniform(store: Store, tmp_path: Path) -> None:
+def test_the_sample_is_uniform(store: Store, tmp_path: Path) -> None:
     """Over seeds, each firing of a feature that always fires is drawn about equally often."""
-    from probe_sae.analysis.codes import firings
-    from probe_sae.analysis.examples import Best, lottery
-
-    chosen = np.ones(store.contexts, np.bool_)
-    (block,) = [
-        b for b in firings(dictionary(), store, ["site"], chosen) if b.row[0] < store.shards[0].rows
-    ]
+    made = encode(dictionary(), store, tmp_path / "codes")
+    (firings,) = [ByFeature.of(block, FEATURES) for block in [join(list(made.blocks()))]]
+    rows = firings.row[firings.starts[8] : firings.starts[9]]
     drawn = np.zeros(store.rows)
     for seed in range(300):
-        best = Best(FEATURES, 10)
-        best.add(lottery(block, seed))
-        result = best.result()
-        mine = result.feature == 8
-        rows = {(c, p): r for c, p, r in zip(block.context, block.pos, block.row, strict=True)}
-        for c, p in zip(result.context[mine], result.pos[mine], strict=True):
-            drawn[rows[c, p]] += 1
-    count = int((block.feature == 8).sum())
-    expected = 300 * 10 / count
-    counts = drawn[block.row[block.feature == 8]]
+        tally = Tally(FEATURES, VOCABULARY, None, seed)
+        tally.add(firings)
+        drawn[tally.sample().row[8, :10]] += 1
+    expected = 300 * 10 / len(rows)
+    counts = drawn[rows]
 
     assert counts.sum() == 3000
-    assert ((counts - expected) ** 2 / expected).sum() < 1.3 * count
+    assert ((counts - expected) ** 2 / expected).sum() < 1.3 * len(rows)
+
+
+def test_fifths_come_from_the_weakest_to_the_strongest(
+    analysis: Analysis, dense: NDArray[np.float64]
+) -> None:
+    examples = analysis.examples
+    part = examples.of(8)  # fires on every row
+    fired = np.sort(dense[:, 8])
+    places = [
+        np.searchsorted(fired, examples.value[part][examples.kind[part] == kind]) / len(fired)
+        for kind in FIFTHS
+    ]
+
+    assert [len(place) for place in places] == [8] * 5
+    assert all(
+        abs(float(np.mean(place)) - (0.1 + 0.2 * i)) < 0.12 for i, place in enumerate(places)
+    )
 
 
 def test_examples_carry_every_firing_of_their_context(
@@ -239,7 +258,7 @@ def test_token_counts_equal_brute_force(
     for i in range(FEATURES):
         fired = token[dense[:, i] > 0]
         counts = np.bincount(fired, minlength=VOCABULARY)
-        shares = np.sort(counts / max(1, len(fired)))[::-1][:8]
+        shares = np.sort(counts / max(1, len(fired)))[::-1][:16]
         assert np.allclose(analysis.columns.token_shares[i], shares, atol=1e-6)
         best = analysis.columns.token_ids[i, 0]
         if len(fired):
@@ -262,7 +281,9 @@ def test_the_size_of_blocks_changes_nothing(
     analysis: Analysis, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     """Blocks smaller than a context as well."""
-    monkeypatch.setattr(codes, "BLOCK_ROWS", block)
+    monkeypatch.setattr(encoding, "BLOCK_ROWS", block)
+    monkeypatch.setattr(codes, "BLOCK_FIRINGS", 5 * block)
+    monkeypatch.setattr(encoding, "PART_FIRINGS", 11 * block)
     other = analyse(dictionary(), store, tmp_path / "other")
 
     assert np.allclose(analysis.examples.value, other.examples.value)
@@ -307,7 +328,7 @@ def _far(file: h5py.File) -> None:
 
 def _newer(folder: Path) -> None:
     path = folder / "analysis.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
 
 
 def _cut(folder: Path) -> None:
@@ -320,7 +341,7 @@ def _cut(folder: Path) -> None:
     [
         (_change(_delete), "lacks density"),
         (_change(_far), "out of range"),
-        (_newer, "version 2"),
+        (_newer, "version 3"),
         (_cut, "not a readable HDF5 file"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.cofiring import Pairs
 from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import (
     RANDOM,
@@ -17,6 +18,7 @@ from probe_sae.analysis.result import (
     ImageInputs,
     TextInputs,
 )
+from probe_sae.analysis.sampled import SampledRows
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -74,7 +76,8 @@ def text_analysis(
     values = _values(rng, features, tokens, len(pieces))
     found = _features(rng, values, tokens, len(pieces), logits)
     examples = _examples(rng, values, contexts, length)
-    return Analysis(_info("text", features, len(tokens), contexts), found, examples, inputs)
+    info = _info("text", features, len(tokens), contexts)
+    return Analysis(info, found, examples, inputs, *_rest(found, values, length))
 
 
 def image_analysis(
@@ -99,7 +102,7 @@ def image_analysis(
     found = _features(rng, values, tokens, 10, 0)
     examples = _examples(rng, values, images, grid * grid)
     info = _info("image", features, images * grid * grid, images)
-    return Analysis(info, found, examples, inputs)
+    return Analysis(info, found, examples, inputs, *_rest(found, values, grid * grid))
 
 
 def pixel_analysis(features: int = 12, size: int = 8, seed: int = 0) -> Analysis:
@@ -188,6 +191,8 @@ def _features(
         token_ids=ids,
         token_shares=shares,
         token_lifts=lifts,
+        token_undercount=np.zeros(count, np.int64),
+        places=np.stack([firings, firings * 0], 1),
         nearest_ids=near.astype(np.int32),
         nearest_cosines=np.sort(rng.uniform(-0.1, 0.9, near.shape))[:, ::-1].astype(np.float32),
         cofiring_ids=mates.astype(np.int32),
@@ -195,16 +200,46 @@ def _features(
             np.float32
         ),
         cofiring_counts=np.maximum(counts, 0).astype(np.int64),
+        cofiring_jaccards=np.where(mates >= 0, 0.25, 0).astype(np.float32),
+        cofiring_npmis=np.where(mates >= 0, 0.5, np.nan).astype(np.float32),
+        followed_ids=np.zeros((count, 0), np.int32),
+        followed_phis=np.zeros((count, 0), np.float32),
+        followed_cosines=np.zeros((count, 0), np.float32),
+        neuron_ids=np.tile(np.arange(4, dtype=np.int32), (count, 1)),
+        neuron_correlations=np.tile(np.array([0.9, -0.5, 0.3, 0.1], np.float32), (count, 1)),
+        part=np.zeros(count, np.int32),
         decoder_norm=rng.uniform(0.9, 1.1, count).astype(np.float32),
         x=place["x"].astype(np.float32),
         y=place["y"].astype(np.float32),
         cluster=cluster.astype(np.int32),
+        group=cluster.astype(np.int32),
+        pca_x=place["y"].astype(np.float32),
+        pca_y=place["x"].astype(np.float32),
         module=np.where(alive & (cluster < 5), cluster, -1).astype(np.int32),
         promoted_ids=promoted.astype(np.int32),
         promoted_values=effect.astype(np.float32),
         suppressed_ids=promoted[:, ::-1].astype(np.int32),
         suppressed_values=-effect.astype(np.float32),
     )
+
+
+def _rest(found: Features, values: Floats, length: int) -> tuple[Pairs, SampledRows, Whole]:
+    """Pairs, the rows of the first contexts, and no tree."""
+    first, rank = np.nonzero(found.cofiring_ids >= 0)
+    at = first, rank
+    second = found.cofiring_ids[at].astype(np.int64)
+    pairs = Pairs(first, second, found.cofiring_phis[at].astype(float), found.cofiring_counts[at])
+    some = values[: 5 * length]
+    row, feature = np.nonzero(some)
+    number = np.arange(len(some))
+    offsets = np.concatenate([[0], np.cumsum((some > 0).sum(1))])
+    mapped = number[::3].astype(np.int32)
+    places = np.stack([np.cos(mapped), np.sin(mapped)], 1).astype(np.float32)
+    rows = SampledRows(
+        (number // length).astype(np.int32), (number % length).astype(np.int32), offsets,
+        feature.astype(np.int32), some[row, feature], mapped, places, places * 2,
+    )  # fmt: skip
+    return pairs, rows, np.zeros((0, 2), np.int32)
 
 
 def _commonest(
