@@ -33,14 +33,19 @@ def few_over(x: Tensor, W_enc: Tensor, b_enc: Tensor, limits: Tensor) -> SparseC
     parts: list[Flat] = []
     for start, rows in zip((0, FIRST_ROWS), x.tensor_split([FIRST_ROWS]), strict=True):
         found = PreActivations(rows, W_enc, b_enc).over(limits)
-        if len(found.values) > FEW * len(rows) * len(W_enc):
-            return None
+        if (
+            len(found.values) > FEW * len(rows) * len(W_enc)
+            or _longest(found) * len(x) > MOST_PLACES
+        ):
+            return None  # before all of them are listed: that takes memory too
         parts.append(Flat(found.rows + start, found.features, found.values))
     every = Flat(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    longest = int(torch.bincount(every.rows, minlength=1).max())
-    if longest * len(x) > MOST_PLACES:  # codes are as wide as their longest row
-        return None
     return in_rows(every, len(x))
+
+
+def _longest(found: Flat) -> int:
+    """Return the firings of the row that has most: codes are as wide."""
+    return int(torch.bincount(found.rows, minlength=1).max())
 
 
 def is_worthwhile(W_enc: Tensor, rows: int) -> bool:

@@ -1,8 +1,9 @@
 """One library that learns a known dictionary, in a process of its own; `contest.py` starts these.
 
 Runs in the library's own environment, so nothing of ours is imported but by our own contestant.
-Reads `train N` and `judge` from stdin, answers each with a line of JSON. Data: directions of length
-1, of which a row adds up some: Zipf rates, half of them in groups of eight that fire together.
+Reads `train N`, `judge` and, of TopK, `save FILE` from stdin, answers each with a line of JSON.
+Data: directions of length 1, of which a row adds up some: Zipf rates, half of them in groups of
+eight that fire together.
 """
 
 import json
@@ -100,6 +101,8 @@ class Contestant(NamedTuple):
     """rows -> codes [rows, features] and reconstructions."""
     directions: Callable[[], Tensor]
     finish: Callable[[Tensor], Any] = lambda rows: None
+    weights: Callable[[], dict[str, Tensor]] = dict
+    """W_enc and W_dec, [features, d], b_enc, b_dec: codes = top k of W_enc (x - b_dec) + b_enc."""
 
 
 def ours(arch: str, size: Size, steps: int, lr: float, seed: int, first: Tensor) -> Contestant:
@@ -127,7 +130,17 @@ def ours(arch: str, size: Size, steps: int, lr: float, seed: int, first: Tensor)
         lambda rows: (learner.sae.encode(rows), learner.sae(rows)),
         learner.sae.directions,
         learner.finish,
+        lambda: plain_weights(learner.sae),
     )
+
+
+def plain_weights(sae: Any) -> dict[str, Tensor]:
+    """Return a TopK dictionary's weights for rows as they come, without its scale."""
+    scale = sae.input_scale
+    return {
+        "W_enc": sae.W_enc * scale, "b_enc": sae.b_enc,
+        "W_dec": sae.W_dec / scale, "b_dec": sae.b_dec / scale,
+    }  # fmt: skip
 
 
 def saelens(arch: str, size: Size, steps: int, lr: float, seed: int, first: Tensor) -> Contestant:
@@ -179,7 +192,10 @@ def saelens(arch: str, size: Size, steps: int, lr: float, seed: int, first: Tens
         x_hat = sae.decode(found)
         return (found.to_dense() if found.is_sparse else found), x_hat
 
-    return Contestant(step, codes, lambda: sae.W_dec.data)
+    def weights() -> dict[str, Tensor]:
+        return {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+
+    return Contestant(step, codes, lambda: sae.W_dec.data, weights=weights)
 
 
 def sparsify(arch: str, size: Size, steps: int, lr: float, seed: int, first: Tensor) -> Contestant:
@@ -222,7 +238,11 @@ def sparsify(arch: str, size: Size, steps: int, lr: float, seed: int, first: Ten
         if is_signum:
             optimiser.eval()
 
-    return Contestant(step, codes, lambda: sae.W_dec.data, finish)
+    def weights() -> dict[str, Tensor]:
+        W_enc, b_enc = sae.encoder.weight, sae.encoder.bias
+        return {"W_enc": W_enc, "b_enc": b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+
+    return Contestant(step, codes, lambda: sae.W_dec.data, finish, weights)
 
 
 def dictlearn(arch: str, size: Size, steps: int, lr: float, seed: int, first: Tensor) -> Contestant:
@@ -254,7 +274,14 @@ def dictlearn(arch: str, size: Size, steps: int, lr: float, seed: int, first: Te
         own = getattr(trainer.ae, "W_dec", None)
         return trainer.ae.decoder.weight.data.T if own is None else own.data
 
-    return Contestant(lambda rows: trainer.update(next(at), rows), codes, directions)
+    def weights() -> dict[str, Tensor]:
+        ae = trainer.ae
+        W_enc, b_enc = ae.encoder.weight, ae.encoder.bias
+        return {"W_enc": W_enc, "b_enc": b_enc, "W_dec": directions(), "b_dec": ae.b_dec}
+
+    return Contestant(
+        lambda rows: trainer.update(next(at), rows), codes, directions, weights=weights
+    )
 
 
 LIBRARIES: dict[str, Callable[..., Contestant]] = {
@@ -318,6 +345,14 @@ def main() -> None:
         if what == "judge":
             contestant.finish(world.rows(8192, -2))
             answer(**judge(contestant, world))
+            continue
+        if what == "save":
+            tensors = {n: w.detach().float().contiguous() for n, w in contestant.weights().items()}
+            rows = world.rows(256, -3)
+            _, x_hat = contestant.codes(rows)
+            tensors |= {"rows": rows, "x_hat": x_hat.detach()}
+            import_module("safetensors.torch").save_file(tensors, count[0])
+            answer(saved=count[0])
             continue
         cpu = wall = 0.0
         for _ in range(int(count[0])):
