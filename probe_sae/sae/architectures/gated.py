@@ -10,7 +10,6 @@ from probe_sae.sae import sparse
 from probe_sae.sae.architectures.target_l0 import follow, warm_up
 from probe_sae.sae.dense import Dense, DenseSAE
 from probe_sae.sae.dictionary import Step
-from probe_sae.sae.kernels import positive
 from probe_sae.sae.linear import fired as count_of
 from probe_sae.sae.linear import keep_lengths, unit_rows
 from probe_sae.sae.picked import of_firings
@@ -87,11 +86,7 @@ class GatedSAE(DenseSAE):
         open_ = self._few(target, torch.zeros_like(self.b_enc))
         if open_ is None:
             return None
-        r_mag, b_enc, b_mag = (
-            of_firings(w, open_.indices) for w in (self.r_mag.exp(), self.b_enc, self.b_mag)
-        )
-        magnitude = r_mag * (open_.values - b_enc) + b_mag
-        codes = SparseCodes((open_.values > 0) * magnitude.relu(), open_.indices)
+        codes = self._through(open_)
         x_hat, squared = sparse.squared_error(codes, self.W_dec, self.b_dec, target)
         frozen = self.W_dec.detach(), self.b_dec.detach()
         _, missed = sparse.squared_error(open_, *frozen, target)
@@ -142,8 +137,16 @@ class GatedSAE(DenseSAE):
         magnitude = self.r_mag.exp() * (gate - self.b_enc) + self.b_mag
         return (gate > 0) * magnitude.relu()
 
+    def _through(self, open_: SparseCodes) -> SparseCodes:
+        """Return codes from what open gates say."""
+        r_mag, b_enc, b_mag = (
+            of_firings(w, open_.indices) for w in (self.r_mag.exp(), self.b_enc, self.b_mag)
+        )
+        magnitude = r_mag * (open_.values - b_enc) + b_mag
+        return SparseCodes((open_.values > 0) * magnitude.relu(), open_.indices)
+
     def _codes(self, scaled: Tensor) -> SparseCodes:
-        return positive(self._gated(self._pre(scaled)))
+        return self._through(self._over(scaled, torch.zeros_like(self.b_enc)))
 
 
 FIRST = 0.05
