@@ -128,7 +128,9 @@ def _compared(rule: Rule, columns: Columns, places: NDArray[np.int64]) -> NDArra
     _named(columns.numbers, rule, "number")
     sides = [side for side in ("below", "at_least") if side in rule]
     if len(sides) != 1 or not isinstance(rule[sides[0]], int | float):
-        raise SettingsError(f"a rule about {rule['column']!r} needs a number `below` or `at_least`.")
+        raise SettingsError(
+            f"a rule about {rule['column']!r} needs a number `below` or `at_least`."
+        )
     wanted = sides[0] == "at_least"
     return columns.answers(Test("number", rule["column"], wanted, float(rule[sides[0]])), places)
 

@@ -129,7 +129,10 @@ def tokens_of(inputs: TextInputs, used: NDArray[np.int64]) -> Tokens:
         _hashes(exact),
         _hashes(lower),
         {n: _hashes([t[:n] if len(t) > n and t.isalpha() else "" for t in lower]) for n in AFFIXES},
-        {n: _hashes([t[-n:] if len(t) > n and t.isalpha() else "" for t in lower]) for n in AFFIXES},
+        {
+            n: _hashes([t[-n:] if len(t) > n and t.isalpha() else "" for t in lower])
+            for n in AFFIXES
+        },
         {name: _marks([is_kind(*pair) for pair in pairs]) for name, is_kind in _KINDS.items()},
         {name: np.array([count(b) for b in bare], np.int64) for name, count in _COUNTED.items()},
         _marks([bool(text) and not text.strip() for text in exact]),
