@@ -33,7 +33,7 @@ def image_columns(
     flags = {name: mark & on_grid for name, mark in _regions(y, x, height, width).items()}
     if not on_grid.all():
         flags["a patch"] = on_grid
-    numbers = {name: n for name, n in _measured(inputs, context, y, x, on_grid).items()}
+    numbers = _measured(inputs, context, y, x, on_grid)
     columns: dict[str, Coded] = {"class": _classes(inputs, context)}
     if height * width > 1:
         columns["patch"] = _patches(np.where(on_grid, y * width + x, -1), height, width)

@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 from probe_sae.analysis.labels.evidence import Evidence, evidence_of
 from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings
 from probe_sae.analysis.labels.rules import Rule
-from probe_sae.analysis.labels.scores import RuleScore, scored
+from probe_sae.analysis.labels.scores import RuleScore, scored, unscored
 from probe_sae.analysis.labels.search import find_rules
 from probe_sae.analysis.labels.words import describe, listed, plain, quoted
 from probe_sae.analysis.result import ImageInputs, TextInputs
 
 CLEAR_ACCURACY, CLEAR_LOW, CLEAR_PRECISION = 0.8, 0.7, 0.1
-"""A label is clear if balanced accuracy, the lower end of its interval, and precision are over these.
+"""A label is clear if balanced accuracy, the lower end of its interval, and precision are over.
 
 Precision, because balanced accuracy flatters rules that are far broader than a rare feature: "in
 brackets" is right on three quarters of random rows. On 2,048 features over source text, 67 % of a
-trained dictionary and 30 % of an untrained one pass the first alone; 60 % and 4 % pass all three."""
+trained dictionary and 30 % of an untrained one pass the first alone; 60 % and 4 % pass all three.
+"""
 TOO_RARE = "too rare to tell"
 _COMMONEST = 3
 """Values that an unclear label names."""
@@ -98,7 +99,7 @@ def label_features(
 
 def _score(rule: Rule | None, feature: int, evidence: Evidence) -> RuleScore:
     if rule is None:
-        return RuleScore(*[float("nan")] * 7, 0, 0)
+        return unscored(0, 0)
     return scored(rule, feature, evidence)
 
 

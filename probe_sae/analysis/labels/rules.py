@@ -121,7 +121,7 @@ def _has_value(rule: Rule, columns: Columns, places: NDArray[np.int64]) -> NDArr
             raise SettingsError(f"{value!r:.100} is no value of {rule['column']!r}.") from problem
         if code >= 0:
             holds |= codes == code
-    return holds if holds.ndim == 1 else holds.any(1)
+    return holds if holds.ndim == 1 else np.logical_or.reduce(holds, axis=1)
 
 
 def _compared(rule: Rule, columns: Columns, places: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -84,8 +84,7 @@ def scored(rule: Rule, feature: int, evidence: Evidence) -> RuleScore:
     quiet = quiet_rows(feature, evidence)
     hit, false = (matches(rule, evidence.columns, rows) for rows in (firings, quiet))
     if len(firings) < FEWEST or len(quiet) < FEWEST:
-        nothing = float("nan")
-        return RuleScore(*[nothing] * 7, len(firings), len(firings) + len(quiet))
+        return unscored(len(firings), len(firings) + len(quiet))
     sensitivity = share_of(hit, evidence.context[firings])
     specificity = share_of(~false, evidence.context[quiet])
     mean = mean_of(sensitivity, specificity)
@@ -101,6 +100,12 @@ def scored(rule: Rule, feature: int, evidence: Evidence) -> RuleScore:
         len(firings),
         len(firings) + len(quiet),
     )
+
+
+def unscored(firings: int, rows: int) -> RuleScore:
+    """Return the score of a rule on too few firings or rows."""
+    no = float("nan")
+    return RuleScore(no, no, no, no, no, no, no, firings, rows)
 
 
 def quiet_rows(feature: int, evidence: Evidence) -> NDArray[np.int64]:

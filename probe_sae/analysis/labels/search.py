@@ -139,7 +139,7 @@ def _best_sets(name: str, column: Coded | Window, evidence: Evidence, half: _Hal
 def _counted(
     feature: NDArray[np.int64], codes: NDArray[Any], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return feature * count + code and how often each occurs, sorted; codes may be [n, several]."""
+    """Return feature * count + code, sorted, and how often each occurs; codes may be [n, m]."""
     if codes.ndim > 1:
         feature = np.repeat(feature, codes.shape[1])
         codes = codes.ravel()
