@@ -7,9 +7,37 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probe_sae.analysis import Analysis, Codes, analyse, encode, load_analysis, open_codes
-    from probe_sae.errors import ProbeSaeError
-    from probe_sae.evaluation import Evaluation, Recovery, evaluate, recovery, steer
+    from probe_sae.analysis import (
+        Analysis,
+        BackgroundRows,
+        ChatExplainer,
+        Codes,
+        Explanation,
+        Labels,
+        LabelScore,
+        RuleScore,
+        SampledFirings,
+        analyse,
+        detection_score,
+        encode,
+        explain_features,
+        fuzzing_score,
+        label_features,
+        load_analysis,
+        open_codes,
+        rule_matches,
+        score_rule,
+    )
+    from probe_sae.errors import (
+        ProbeSaeError,
+    )
+    from probe_sae.evaluation import (
+        Evaluation,
+        Recovery,
+        evaluate,
+        recovery,
+        steer,
+    )
     from probe_sae.host import (
         Ablate,
         Clamp,
@@ -33,7 +61,9 @@ if TYPE_CHECKING:
         like_synthsaebench,
         load_dataset,
     )
-    from probe_sae.reporting import write_report
+    from probe_sae.reporting import (
+        write_report,
+    )
     from probe_sae.sae import (
         KL,
         L1,
@@ -59,13 +89,49 @@ if TYPE_CHECKING:
         load_sae,
         make_sae,
     )
-    from probe_sae.store import Store, join_stores, merge_stores, open_store, shuffle_store
-    from probe_sae.training import TrainSettings, train, train_several
+    from probe_sae.store import (
+        Store,
+        join_stores,
+        merge_stores,
+        open_store,
+        shuffle_store,
+    )
+    from probe_sae.training import (
+        TrainSettings,
+        train,
+        train_several,
+    )
 
 _HOMES = {
-    "analysis": ("Analysis", "Codes", "analyse", "encode", "load_analysis", "open_codes"),
+    "analysis": (
+        "Analysis",
+        "BackgroundRows",
+        "ChatExplainer",
+        "Codes",
+        "Explanation",
+        "LabelScore",
+        "Labels",
+        "RuleScore",
+        "SampledFirings",
+        "analyse",
+        "detection_score",
+        "encode",
+        "explain_features",
+        "fuzzing_score",
+        "label_features",
+        "load_analysis",
+        "open_codes",
+        "rule_matches",
+        "score_rule",
+    ),
     "errors": ("ProbeSaeError",),
-    "evaluation": ("Evaluation", "Recovery", "evaluate", "recovery", "steer"),
+    "evaluation": (
+        "Evaluation",
+        "Recovery",
+        "evaluate",
+        "recovery",
+        "steer",
+    ),
     "host": (
         "Ablate",
         "Clamp",
@@ -115,8 +181,18 @@ _HOMES = {
         "load_sae",
         "make_sae",
     ),
-    "store": ("Store", "join_stores", "merge_stores", "open_store", "shuffle_store"),
-    "training": ("TrainSettings", "train", "train_several"),
+    "store": (
+        "Store",
+        "join_stores",
+        "merge_stores",
+        "open_store",
+        "shuffle_store",
+    ),
+    "training": (
+        "TrainSettings",
+        "train",
+        "train_several",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -129,12 +205,15 @@ __all__ = [
     "Ablate",
     "Analysis",
     "Archetypal",
+    "BackgroundRows",
     "BatchTopK",
     "CaptureSettings",
+    "ChatExplainer",
     "Clamp",
     "Codes",
     "Crosscoder",
     "Evaluation",
+    "Explanation",
     "FrozenDecoder",
     "FrozenEncoder",
     "Gated",
@@ -142,6 +221,8 @@ __all__ = [
     "Host",
     "HostStream",
     "JumpReLU",
+    "LabelScore",
+    "Labels",
     "LeaveOneOut",
     "Lista",
     "MatchingPursuit",
@@ -150,6 +231,8 @@ __all__ = [
     "ProbeSaeError",
     "Recipe",
     "Recovery",
+    "RuleScore",
+    "SampledFirings",
     "SignedTopK",
     "SparseCodes",
     "Splice",
@@ -164,11 +247,15 @@ __all__ = [
     "capture",
     "check",
     "dataset_from",
+    "detection_score",
     "edit",
     "encode",
     "evaluate",
+    "explain_features",
     "fraction_unexplained",
+    "fuzzing_score",
     "join_stores",
+    "label_features",
     "like_synthsaebench",
     "load_analysis",
     "load_dataset",
@@ -179,6 +266,8 @@ __all__ = [
     "open_codes",
     "open_store",
     "recovery",
+    "rule_matches",
+    "score_rule",
     "shuffle_store",
     "steer",
     "tap",

@@ -1,12 +1,6 @@
 """How faithful a dictionary is, beside ablation; what its features do to the host."""
 
-from probe_sae.evaluation.faithfulness import (
-    Evaluation,
-    evaluate,
-    finite,
-    held_out,
-    sites_of,
-)
+from probe_sae.evaluation.faithfulness import Evaluation, evaluate, finite, held_out, sites_of
 from probe_sae.evaluation.recovery import Recovery, recovery
 from probe_sae.evaluation.steering import Steered, steer
 
