@@ -33,6 +33,14 @@ class Chosen:
     value: NDArray[np.float32]
 
 
+def sampled_firings(sample: Sample, codes: Codes) -> Chosen:
+    """Return the whole sample, by feature, in its random order."""
+    feature, rank = np.nonzero(sample.row >= 0)
+    row = sample.row[feature, rank]
+    kind = np.full(len(feature), RANDOM)
+    return Chosen(feature, kind, rank, row, *_places(codes, row), sample.value[feature, rank])
+
+
 def choose(strongest: Strongest, sample: Sample, codes: Codes) -> Chosen:
     """Return the firings to show of what a pass has kept.
 

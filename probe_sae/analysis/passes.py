@@ -10,19 +10,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from probe_sae.analysis.codes import Codes, open_codes
 from probe_sae.analysis.columns import columns_of
 from probe_sae.analysis.counting import Counted, count
 from probe_sae.analysis.encoding import Source, source_of, write_codes
-from probe_sae.analysis.examples import choose, with_surroundings
+from probe_sae.analysis.examples import (
+    Chosen,
+    Place,
+    choose,
+    sampled_firings,
+    with_surroundings,
+)
 from probe_sae.analysis.inputs import kept_inputs
+from probe_sae.analysis.labels import BackgroundRows, Labels, SampledFirings, label_features
 from probe_sae.analysis.modules import Modules
 from probe_sae.analysis.neurons import sampled_contexts
 from probe_sae.analysis.pixels import pixels_of
-from probe_sae.analysis.result import Analysis
-from probe_sae.analysis.sampled import SAMPLE_ROWS, sampled_rows
+from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
+from probe_sae.analysis.sampled import SAMPLE_ROWS, SampledRows, sampled_rows
 from probe_sae.analysis.saved import load_analysis, save_analysis
 from probe_sae.errors import SettingsError
 from probe_sae.evaluation import Evaluation, finite
@@ -137,8 +146,9 @@ def _analysis(
 ) -> Analysis:
     chosen = choose(counted.tally.strongest(), counted.tally.sample(), codes)
     sample = sampled_contexts(source.contexts, codes.rows, SAMPLE_ROWS, seed)
+    drawn = sampled_firings(counted.tally.sample(), codes)
     shown = sample.copy()
-    shown[chosen.context] = True
+    shown[chosen.context] = shown[drawn.context] = True
     inputs, place, numbers = kept_inputs(source.store, shown)
     examples = with_surroundings(chosen, codes, place, numbers)
     made = columns_of(source, codes, counted, host, neurons, seed)
@@ -146,7 +156,8 @@ def _analysis(
     info |= {"neurons": {"sites": neurons, "rows": made.neuron_rows}}
     info["structure"] |= made.structure
     single = len(source.saes) == 1
-    drawn = (
+    rows = sampled_rows(codes, sample, place, numbers, seed)
+    pixels = (
         pixels_of(source.saes[0], source.store, list(source.sites[0]), source.contexts)
         if single
         else None
@@ -157,10 +168,28 @@ def _analysis(
         examples,
         inputs,
         made.pairs,
-        sampled_rows(codes, sample, place, numbers, seed),
+        rows,
+        _labels(drawn, rows, inputs, place, numbers, made.features.density, seed),
         made.tree,
-        drawn,
+        pixels,
     )
+
+
+def _labels(
+    drawn: Chosen,
+    rows: SampledRows,
+    inputs: TextInputs | ImageInputs,
+    place: Place,
+    numbers: NDArray[np.int64],
+    density: NDArray[np.float64],
+    seed: int,
+) -> Labels:
+    firings = SampledFirings(
+        drawn.feature, numbers[drawn.context], place(drawn.context, drawn.pos), drawn.value
+    )
+    whole = (rows.context, rows.position, rows.offsets, rows.feature)
+    background = BackgroundRows(*(column.astype(np.int64) for column in whole))
+    return label_features(firings, background, inputs, density, seed=seed)
 
 
 def _info(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from probe_sae.analysis.cofiring import Pairs
 
 if TYPE_CHECKING:
+    from probe_sae.analysis.labels import Labels
     from probe_sae.analysis.pixels import Pixels
     from probe_sae.analysis.sampled import SampledRows
 
@@ -217,6 +218,8 @@ class Analysis:
     often they fire together."""
     rows: "SampledRows"
     """Some rows with all that fires on them."""
+    labels: "Labels"
+    """A label a feature, found and scored without a language model."""
     tree: NDArray[np.int32]
     """[merges, 2] hierarchical clustering of the living features' directions: below n the n living
     features in order, n + i what merge i made."""
@@ -228,8 +231,12 @@ class Analysis:
         """Number of features."""
         return len(self.columns.firings)
 
-    def label(self, feature: int, count: int = 3) -> str:
-        """Return the feature's automatic label: the commonest tokens or classes of its firings."""
+    def label(self, feature: int) -> str:
+        """Return the feature's label: in words where a rule tells its firings, else `unclear`."""
+        return self.labels.label[feature]
+
+    def tokens(self, feature: int, count: int = 3) -> str:
+        """Return the commonest tokens or classes of a feature's firings, with their shares."""
         shares = zip(
             self.columns.token_ids[feature][:count],
             self.columns.token_shares[feature][:count],
@@ -245,12 +252,14 @@ class Analysis:
         return self.inputs.classes[token] if token < len(self.inputs.classes) else str(token)
 
     def features(self) -> Any:
-        """Return one line a feature as a pandas DataFrame: the scalar columns and the label."""
+        """Return one line a feature as a pandas DataFrame: label, its score, scalar columns."""
         import pandas as pd
 
         columns = {f.name: getattr(self.columns, f.name) for f in fields(Features)}
         table = pd.DataFrame({n: v for n, v in columns.items() if v.ndim == 1})
-        table.insert(0, "label", [self.label(i) for i in range(self.count)])
+        table.insert(0, "label", self.labels.label)
+        table.insert(1, "balanced_accuracy", self.labels.balanced_accuracy)
+        table.insert(2, "tokens", [self.tokens(i) for i in range(self.count)])
         table.index.name = "feature"
         return table
 

@@ -2,7 +2,7 @@
 
 ANALYSIS/analysis.json   what it is, metrics, training log
 ANALYSIS/analysis.h5     the arrays of `result.py`, under /features, /examples, /pairs, /rows (see
-                         `sampled.py`), /inputs, /tree and, of pixels, /pixels
+                         `sampled.py`), /labels, /inputs, /tree and, of pixels, /pixels
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.cofiring import Pairs
+from probe_sae.analysis.labels import Labels
 from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import Analysis, Examples, Features, ImageInputs, TextInputs
 from probe_sae.analysis.sampled import SampledRows
@@ -32,7 +33,9 @@ _PARTS: tuple[tuple[str, str, type[Any]], ...] = (
     ("rows", "rows", SampledRows),
 )
 """Group in the file, attribute of the analysis, and what its arrays are."""
-_GROUPS = (*(name for name, _, _ in _PARTS), "inputs", "tree")
+_GROUPS = (*(name for name, _, _ in _PARTS), "inputs", "labels", "tree")
+_WORDS = ("label", "rule")
+"""What of the labels is no array."""
 
 
 def save_analysis(analysis: Analysis, folder: Path) -> None:
@@ -47,6 +50,7 @@ def save_analysis(analysis: Analysis, folder: Path) -> None:
                 data = getattr(part, field.name)
                 options = {"compression": "gzip", "compression_opts": 1} if data.size else {}
                 group.create_dataset(field.name, data=data, **options)
+        _write_labels(file.create_group("labels"), analysis.labels)
         file.create_group("tree").create_dataset("merges", data=analysis.tree)
         _write_inputs(file.create_group("inputs"), analysis.inputs)
         if analysis.pixels is not None:
@@ -81,9 +85,10 @@ def load_analysis(folder: str | Path) -> Analysis:
             _read_part(file[name], kind, folder) for name, _, kind in _PARTS
         )
         inputs = _read_inputs(file["inputs"], info["kind"])
+        labels = _read_labels(file["labels"], folder)
         tree = np.asarray(file["tree"]["merges"])
         pixels = _read_part(file["pixels"], Pixels, folder) if "pixels" in file else None
-    analysis = Analysis(info, features, examples, inputs, pairs, rows, tree, pixels)
+    analysis = Analysis(info, features, examples, inputs, pairs, rows, labels, tree, pixels)
     _check(analysis, folder)
     return analysis
 
@@ -93,6 +98,30 @@ def _read_part(group: Any, kind: type[Any], folder: Path) -> Any:
     if missing:
         raise FormatError(f"{folder}/analysis.h5 lacks {', '.join(missing)}; analyse again.")
     return kind(**{field.name: np.asarray(group[field.name]) for field in fields(kind)})
+
+
+def _write_labels(group: h5py.Group, labels: Labels) -> None:
+    for field in fields(Labels):
+        if field.name in _WORDS:
+            write_json(group, field.name, getattr(labels, field.name))
+        else:
+            column = getattr(labels, field.name)
+            kind = np.uint8 if column.dtype == np.bool_ else column.dtype
+            group.create_dataset(field.name, data=column.astype(kind))
+
+
+def _read_labels(group: Any, folder: Path) -> Labels:
+    missing = [field.name for field in fields(Labels) if field.name not in group]
+    if missing:
+        raise FormatError(f"{folder}/analysis.h5 lacks {', '.join(missing)}; analyse again.")
+    words: dict[str, Any] = {name: read_json(group, name) for name in _WORDS}
+    arrays: dict[str, Any] = {
+        field.name: np.asarray(group[field.name])
+        for field in fields(Labels)
+        if field.name not in _WORDS
+    }
+    arrays["is_clear"] = arrays["is_clear"].astype(np.bool_)
+    return Labels(**words, **arrays)
 
 
 def _write_inputs(group: h5py.Group, inputs: TextInputs | ImageInputs) -> None:
@@ -196,6 +225,10 @@ def _check(analysis: Analysis, folder: Path) -> None:
         and examples.context.max() < contexts
     ):
         wrong.append("feature or context out of range")
+    wrong += [f.name for f in fields(Labels) if len(getattr(analysis.labels, f.name)) != count]
+    words: list[Any] = analysis.labels.label
+    if not all(isinstance(label, str) for label in words):
+        wrong.append("label")
     wrong += _wrong_pairs(analysis.pairs, count) + _wrong_rows(analysis.rows, count, contexts)
     if analysis.tree.ndim != 2 or (analysis.tree.size and analysis.tree.shape[1] != 2):
         wrong.append("tree")

@@ -294,5 +294,5 @@ def test_cohesion_is_the_mean_phi_of_members() -> None:
 
     for module in modules.found:
         members = np.flatnonzero(modules.of_feature == module.module)
-        r = np.corrcoef((codes[:, members] > 0).T)
+        r: Any = np.corrcoef((codes[:, members] > 0).T)
         assert module.cohesion == pytest.approx(r[np.triu_indices(len(members), 1)].mean())

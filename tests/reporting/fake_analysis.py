@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.cofiring import Pairs
+from probe_sae.analysis.labels import Labels
 from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import (
     RANDOM,
@@ -223,8 +224,8 @@ def _features(
     )
 
 
-def _rest(found: Features, values: Floats, length: int) -> tuple[Pairs, SampledRows, Whole]:
-    """Pairs, the rows of the first contexts, and no tree."""
+def _rest(found: Features, values: Floats, length: int) -> tuple[Pairs, SampledRows, Labels, Whole]:
+    """Pairs, the rows of the first contexts, labels, and no tree."""
     first, rank = np.nonzero(found.cofiring_ids >= 0)
     at = first, rank
     second = found.cofiring_ids[at].astype(np.int64)
@@ -239,7 +240,25 @@ def _rest(found: Features, values: Floats, length: int) -> tuple[Pairs, SampledR
         (number // length).astype(np.int32), (number % length).astype(np.int32), offsets,
         feature.astype(np.int32), some[row, feature], mapped, places, places * 2,
     )  # fmt: skip
-    return pairs, rows, np.zeros((0, 2), np.int32)
+    return pairs, rows, _labels(found), np.zeros((0, 2), np.int32)
+
+
+def _labels(found: Features) -> Labels:
+    """Clear, unclear and missing ones in turn; some of them hostile."""
+    count = len(found.firings)
+    text = [
+        f'token "word{i}"' if i % 3 else f"unclear (often {HOSTILE[i % 7]})" for i in range(count)
+    ]
+    score = np.where(np.arange(count) % 3 > 0, 0.95, 0.6)
+    score[found.firings < 20] = np.nan
+    for i in np.flatnonzero(found.firings < 20):
+        text[i] = "too rare to tell"
+    rule = {"kind": "values", "column": "token", "values": ["word"]}
+    number = np.full(count, 50, np.int64)
+    return Labels(
+        text, [rule if np.isfinite(s) else None for s in score], score, score - 0.1, score + 0.04,
+        score, score, score, score - 0.2, score > 0.8, number, number * 9,
+    )  # fmt: skip
 
 
 def _commonest(
