@@ -47,6 +47,10 @@ class EnvironmentProblem(ProbeSaeError):
     """Installed packages do not work together."""
 
 
+class EndpointError(ProbeSaeError):
+    """A language model's server cannot be reached, refuses, or answers what is no answer."""
+
+
 def near(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return the names nearest to `name`, as a phrase to put at the end of a message.
 

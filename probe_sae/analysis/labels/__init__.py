@@ -1,4 +1,4 @@
-"""Labels without a language model: simple rules, found on half of the contexts, scored on the other."""
+"""Labels without a language model: rules found on half of the contexts, scored on the other."""
 
 from probe_sae.analysis.labels.labelling import Labels, label_features
 from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings

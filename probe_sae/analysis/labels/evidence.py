@@ -29,7 +29,9 @@ class Evidence:
     background: int
     """Number of background rows."""
     starts: NDArray[np.int64]
-    """[features + 1] the place where each feature's firings start."""
+    """[features + 1] where each feature's firings start in `places`."""
+    places: NDArray[np.int64]
+    """[firings] the place of each firing of either sample, feature after feature."""
     fired_starts: NDArray[np.int64]
     """[features + 1] where each feature's rows start in `fired_rows`."""
     fired_rows: NDArray[np.int64]
@@ -46,7 +48,7 @@ class Evidence:
 
     def firings(self, feature: int, scoring: bool) -> NDArray[np.int64]:
         """Return the places of a feature's firings in one half of the contexts."""
-        places = np.arange(self.starts[feature], self.starts[feature + 1])
+        places = self.places[self.starts[feature] : self.starts[feature + 1]]
         return places[self.is_scoring[places] == scoring]
 
     def fired(self, feature: int) -> NDArray[np.int64]:
@@ -74,6 +76,9 @@ def evidence_of(
     position = np.concatenate([background.position, firings.position]).astype(np.int64)
     rows = len(background.context)
     by_feature = np.argsort(background.feature, kind="stable")
+    fired_rows = background.row_of_entry()[by_feature]
+    fired_feature = background.feature[by_feature]
+    starts, places = _both_samples(firings, background, fired_feature, fired_rows, features)
     is_grid = isinstance(inputs, ImageInputs) and inputs.grid != (1, 1)
     akin = ("patch",) if is_grid else ("class",)
     return Evidence(
@@ -81,9 +86,34 @@ def evidence_of(
         context,
         is_scoring(context, seed),
         rows,
-        rows + np.searchsorted(firings.feature, np.arange(features + 1)),
-        np.searchsorted(background.feature[by_feature], np.arange(features + 1)),
-        background.row_of_entry()[by_feature],
+        starts,
+        places,
+        np.searchsorted(fired_feature, np.arange(features + 1)),
+        fired_rows,
         density,
         ("token", "token before") if isinstance(inputs, TextInputs) else akin,
     )
+
+
+def _both_samples(
+    firings: SampledFirings,
+    background: BackgroundRows,
+    fired_feature: NDArray[np.int64],
+    fired_rows: NDArray[np.int64],
+    features: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each feature's firings start, and their places, each firing once.
+
+    Firings on background rows are a uniform sample too: of common features they are the most.
+    """
+    rows = len(background.context)
+    context = np.concatenate([background.context[fired_rows], firings.context])
+    position = np.concatenate([background.position[fired_rows], firings.position])
+    feature = np.concatenate([fired_feature, firings.feature])
+    place = np.concatenate([fired_rows, rows + np.arange(len(firings.feature))])
+    order = np.lexsort((place, position, context, feature))
+    keys = np.stack([feature, context, position])[:, order]
+    is_new = np.ones(len(order), np.bool_)
+    is_new[1:] = (keys[:, 1:] != keys[:, :-1]).any(0)
+    kept = order[is_new]
+    return np.searchsorted(feature[kept], np.arange(features + 1)), place[kept]

@@ -33,7 +33,7 @@ def image_columns(
     flags = {name: mark & on_grid for name, mark in _regions(y, x, height, width).items()}
     if not on_grid.all():
         flags["a patch"] = on_grid
-    numbers = {name: n for name, n in _measured(inputs, context, y, x, on_grid).items()}
+    numbers = _measured(inputs, context, y, x, on_grid)
     columns: dict[str, Coded] = {"class": _classes(inputs, context)}
     if height * width > 1:
         columns["patch"] = _patches(np.where(on_grid, y * width + x, -1), height, width)
@@ -44,11 +44,11 @@ def image_columns(
 def _classes(inputs: ImageInputs, context: NDArray[np.int64]) -> Coded:
     codes = np.maximum(inputs.label.astype(np.int64), -1)[context]
     count = max(int(inputs.label.max(initial=-1)) + 1, len(inputs.classes))
-    names = [
-        inputs.classes[i] if i < len(inputs.classes) else str(i) for i in range(count)
-    ]
+    names = [inputs.classes[i] if i < len(inputs.classes) else str(i) for i in range(count)]
     numbers = {name: i for i, name in reversed(list(enumerate(names)))}
-    return Coded(codes.astype(np.int32), count, lambda c: names[c], lambda v: numbers.get(str(v), -1))
+    return Coded(
+        codes.astype(np.int32), count, lambda c: names[c], lambda v: numbers.get(str(v), -1)
+    )
 
 
 def _patches(codes: NDArray[np.int64], height: int, width: int) -> Coded:
@@ -56,7 +56,13 @@ def _patches(codes: NDArray[np.int64], height: int, width: int) -> Coded:
         y, x = value
         return y * width + x if 0 <= y < height and 0 <= x < width else -1
 
-    return Coded(codes.astype(np.int32), height * width, lambda code: [code // width, code % width], code_of, 4)
+    return Coded(
+        codes.astype(np.int32),
+        height * width,
+        lambda code: [code // width, code % width],
+        code_of,
+        4,
+    )
 
 
 def _regions(

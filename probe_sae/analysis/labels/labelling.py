@@ -9,13 +9,18 @@ from numpy.typing import NDArray
 from probe_sae.analysis.labels.evidence import Evidence, evidence_of
 from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings
 from probe_sae.analysis.labels.rules import Rule
-from probe_sae.analysis.labels.scores import RuleScore, scored
+from probe_sae.analysis.labels.scores import RuleScore, scored, unscored
 from probe_sae.analysis.labels.search import find_rules
 from probe_sae.analysis.labels.words import describe, listed, plain, quoted
 from probe_sae.analysis.result import ImageInputs, TextInputs
 
-CLEAR_ACCURACY, CLEAR_LOW = 0.8, 0.7
-"""A label is clear if its balanced accuracy, and the lower end of its interval, are over these."""
+CLEAR_ACCURACY, CLEAR_LOW, CLEAR_PRECISION = 0.8, 0.7, 0.1
+"""A label is clear if balanced accuracy, the lower end of its interval, and precision are over.
+
+Precision, because balanced accuracy flatters rules that are far broader than a rare feature: "in
+brackets" is right on three quarters of random rows. On 2,048 features over source text, 67 % of a
+trained dictionary and 30 % of an untrained one pass the first alone; 60 % and 4 % pass all three.
+"""
 TOO_RARE = "too rare to tell"
 _COMMONEST = 3
 """Values that an unclear label names."""
@@ -46,7 +51,8 @@ class Labels:
     """[features] balanced accuracy against rows that are like firings: the same token, or the same
     token before (images: the same place on the grid, or class); NaN where there are under 10."""
     is_clear: NDArray[np.bool_]
-    """[features] balanced accuracy over 0.8, and the lower end of its interval over 0.7."""
+    """[features] balanced accuracy over 0.8, the lower end of its interval over 0.7, and precision
+    over 0.1."""
     firings_scored: NDArray[np.int64]
     """[features] held-out firings."""
     rows_scored: NDArray[np.int64]
@@ -84,13 +90,16 @@ def label_features(
     }
     # NaN, of features too rare to be scored, is over nothing.
     is_clear = (columns["balanced_accuracy"] > CLEAR_ACCURACY) & (columns["low"] > CLEAR_LOW)
-    labels = [_label(i, rules[i], scores[i], bool(is_clear[i]), evidence) for i in range(len(rules))]
+    is_clear &= columns["precision"] > CLEAR_PRECISION
+    labels = [
+        _label(i, rules[i], scores[i], bool(is_clear[i]), evidence) for i in range(len(rules))
+    ]
     return Labels(labels, rules, is_clear=is_clear, **columns)
 
 
 def _score(rule: Rule | None, feature: int, evidence: Evidence) -> RuleScore:
     if rule is None:
-        return RuleScore(*[float("nan")] * 7, 0, 0)
+        return unscored(0, 0)
     return scored(rule, feature, evidence)
 
 
@@ -109,7 +118,7 @@ def _commonest(feature: int, evidence: Evidence) -> str:
     """Return the commonest tokens or classes of a feature's firings, in words."""
     name = "exact token" if "exact token" in evidence.columns.coded else "class"
     column = evidence.columns.coded[name]
-    own = column.codes[evidence.starts[feature] : evidence.starts[feature + 1]]
+    own = column.codes[evidence.places[slice(*evidence.starts[[feature, feature + 1]])]]
     codes, counts = np.unique(own[own >= 0], return_counts=True)
     best = codes[np.argsort(-counts, kind="stable")[:_COMMONEST]]
     values = [str(column.value_of(int(code))) for code in best]

@@ -21,7 +21,7 @@ class SampledFirings:
     context: NDArray[np.int64]
     """[firings] index into the inputs."""
     position: NDArray[np.int64]
-    """[firings] place in the context: token index, special tokens counted, or y * grid width + x."""
+    """[firings] place in the context: token, special ones counted, or y * grid width + x."""
     value: NDArray[np.float32]
     """[firings] the activation."""
 
@@ -64,7 +64,7 @@ def check_rows(firings: SampledFirings, background: BackgroundRows, features: in
     """Refuse samples that cannot be right.
 
     Raises:
-        ShapeError: columns of other lengths, firings out of order, features or offsets out of range.
+        ShapeError: columns of other lengths, firings out of order, numbers out of range.
     """
     lengths = {len(firings.feature), len(firings.context), len(firings.position)}
     if len(lengths | {len(firings.value)}) > 1:
@@ -87,5 +87,5 @@ def check_rows(firings: SampledFirings, background: BackgroundRows, features: in
     for name, found in (("firings", firings.feature), ("background", background.feature)):
         if len(found) and (found.min() < 0 or found.max() >= features):
             raise ShapeError(
-                f"the {name} name features {found.min()} to {found.max()}, but there are {features}."
+                f"the {name} names features {found.min()} to {found.max()}; there are {features}."
             )

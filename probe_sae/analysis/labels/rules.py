@@ -121,14 +121,16 @@ def _has_value(rule: Rule, columns: Columns, places: NDArray[np.int64]) -> NDArr
             raise SettingsError(f"{value!r:.100} is no value of {rule['column']!r}.") from problem
         if code >= 0:
             holds |= codes == code
-    return holds if holds.ndim == 1 else holds.any(1)
+    return holds if holds.ndim == 1 else np.logical_or.reduce(holds, axis=1)
 
 
 def _compared(rule: Rule, columns: Columns, places: NDArray[np.int64]) -> NDArray[np.bool_]:
     _named(columns.numbers, rule, "number")
     sides = [side for side in ("below", "at_least") if side in rule]
     if len(sides) != 1 or not isinstance(rule[sides[0]], int | float):
-        raise SettingsError(f"a rule about {rule['column']!r} needs a number `below` or `at_least`.")
+        raise SettingsError(
+            f"a rule about {rule['column']!r} needs a number `below` or `at_least`."
+        )
     wanted = sides[0] == "at_least"
     return columns.answers(Test("number", rule["column"], wanted, float(rule[sides[0]])), places)
 

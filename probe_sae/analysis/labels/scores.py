@@ -8,12 +8,12 @@ the class).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.labels.evidence import Evidence, evidence_of
+from probe_sae.analysis.labels.intervals import mean_of, share_of
 from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings
 from probe_sae.analysis.labels.rules import Rule, matches
 from probe_sae.analysis.result import ImageInputs, TextInputs
@@ -21,16 +21,6 @@ from probe_sae.errors import SettingsError
 
 FEWEST = 10
 """Firings, and hard negatives, under which nothing is scored."""
-_Z = 1.959963984540054
-"""Standard normal quantile of a 95 % interval."""
-
-
-class Share(NamedTuple):
-    """A share of rows with its 95 % interval."""
-
-    share: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -94,18 +84,13 @@ def scored(rule: Rule, feature: int, evidence: Evidence) -> RuleScore:
     quiet = quiet_rows(feature, evidence)
     hit, false = (matches(rule, evidence.columns, rows) for rows in (firings, quiet))
     if len(firings) < FEWEST or len(quiet) < FEWEST:
-        nothing = float("nan")
-        return RuleScore(*[nothing] * 7, len(firings), len(firings) + len(quiet))
+        return unscored(len(firings), len(firings) + len(quiet))
     sensitivity = share_of(hit, evidence.context[firings])
     specificity = share_of(~false, evidence.context[quiet])
-    mean = (sensitivity.share + specificity.share) / 2
-    below = np.hypot(sensitivity.share - sensitivity.low, specificity.share - specificity.low) / 2
-    above = np.hypot(sensitivity.high - sensitivity.share, specificity.high - specificity.share) / 2
+    mean = mean_of(sensitivity, specificity)
     hard = are_akin(evidence, firings, quiet)
     return RuleScore(
-        mean,
-        max(0.0, float(mean - below)),
-        min(1.0, float(mean + above)),
+        *mean,
         sensitivity.share,
         specificity.share,
         _precision(float(evidence.density[feature]), sensitivity.share, specificity.share),
@@ -115,6 +100,12 @@ def scored(rule: Rule, feature: int, evidence: Evidence) -> RuleScore:
         len(firings),
         len(firings) + len(quiet),
     )
+
+
+def unscored(firings: int, rows: int) -> RuleScore:
+    """Return the score of a rule on too few firings or rows."""
+    no = float("nan")
+    return RuleScore(no, no, no, no, no, no, no, firings, rows)
 
 
 def quiet_rows(feature: int, evidence: Evidence) -> NDArray[np.int64]:
@@ -136,35 +127,6 @@ def are_akin(
         marks[-1] = False  # what -1, no value, points to
         akin |= marks[column.codes[rows]]
     return akin
-
-
-def share_of(hits: NDArray[np.bool_], context: NDArray[np.int64]) -> Share:
-    """Return the share of hits with a 95 % interval that allows for rows of one context being alike.
-
-    Wilson's interval on the effective number of rows, p (1 - p) / v, where v is the variance of the
-    share over contexts; where all rows agree, the number of contexts.
-
-    Args:
-        hits: [rows].
-        context: the context of each row, [rows].
-
-    Source: Rao and Scott 1992 (effective sample size); Wilson 1927. The interval of a mean of two
-    shares is that of Zou and Donner 2008 (MOVER).
-    """
-    rows, p = len(hits), float(hits.mean())
-    _, group = np.unique(context, return_inverse=True)
-    size = np.bincount(group)
-    contexts = len(size)
-    residual = np.bincount(group, hits, contexts) - p * size
-    variance = float(residual @ residual) / rows**2 * contexts / max(1, contexts - 1)
-    effective = p * (1 - p) / variance if variance > 0 else contexts
-    return _wilson(p, min(float(effective), rows))
-
-
-def _wilson(p: float, n: float) -> Share:
-    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    reach = _Z / (1 + _Z**2 / n) * np.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    return Share(p, max(0.0, float(centre - reach)), min(1.0, float(centre + reach)))
 
 
 def _precision(density: float, sensitivity: float, specificity: float) -> float:

