@@ -7,7 +7,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probe_sae.analysis import Analysis, analyse, load_analysis
+    from probe_sae.analysis import (
+        Analysis,
+        BackgroundRows,
+        ChatExplainer,
+        Explanation,
+        Labels,
+        LabelScore,
+        RuleScore,
+        SampledFirings,
+        analyse,
+        detection_score,
+        explain_features,
+        fuzzing_score,
+        label_features,
+        load_analysis,
+        rule_matches,
+        score_rule,
+    )
     from probe_sae.errors import ProbeSaeError
     from probe_sae.evaluation import Evaluation, Recovery, evaluate, recovery, steer
     from probe_sae.host import (
@@ -63,7 +80,24 @@ if TYPE_CHECKING:
     from probe_sae.training import TrainSettings, train, train_several
 
 _HOMES = {
-    "analysis": ("Analysis", "analyse", "load_analysis"),
+    "analysis": (
+        "Analysis",
+        "BackgroundRows",
+        "ChatExplainer",
+        "Explanation",
+        "LabelScore",
+        "Labels",
+        "RuleScore",
+        "SampledFirings",
+        "analyse",
+        "detection_score",
+        "explain_features",
+        "fuzzing_score",
+        "label_features",
+        "load_analysis",
+        "rule_matches",
+        "score_rule",
+    ),
     "errors": ("ProbeSaeError",),
     "evaluation": ("Evaluation", "Recovery", "evaluate", "recovery", "steer"),
     "host": (
@@ -129,11 +163,14 @@ __all__ = [
     "Ablate",
     "Analysis",
     "Archetypal",
+    "BackgroundRows",
     "BatchTopK",
     "CaptureSettings",
+    "ChatExplainer",
     "Clamp",
     "Crosscoder",
     "Evaluation",
+    "Explanation",
     "FrozenDecoder",
     "FrozenEncoder",
     "Gated",
@@ -141,6 +178,8 @@ __all__ = [
     "Host",
     "HostStream",
     "JumpReLU",
+    "LabelScore",
+    "Labels",
     "LeaveOneOut",
     "Lista",
     "MatchingPursuit",
@@ -149,6 +188,8 @@ __all__ = [
     "ProbeSaeError",
     "Recipe",
     "Recovery",
+    "RuleScore",
+    "SampledFirings",
     "SignedTopK",
     "SparseCodes",
     "Splice",
@@ -163,10 +204,14 @@ __all__ = [
     "capture",
     "check",
     "dataset_from",
+    "detection_score",
     "edit",
     "evaluate",
+    "explain_features",
     "fraction_unexplained",
+    "fuzzing_score",
     "join_stores",
+    "label_features",
     "like_synthsaebench",
     "load_analysis",
     "load_dataset",
@@ -176,6 +221,8 @@ __all__ = [
     "merge_stores",
     "open_store",
     "recovery",
+    "rule_matches",
+    "score_rule",
     "shuffle_store",
     "steer",
     "tap",

@@ -71,11 +71,8 @@ class Explainer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class ChatExplainer:
+class ChatExplainer(ChatEndpoint):
     """An explainer behind any endpoint that speaks OpenAI's chat protocol."""
-
-    endpoint: ChatEndpoint
 
     def explain(self, firing: Sequence[Excerpt], other: Sequence[Excerpt]) -> str:
         """Return the language model's label: one line, of limited length, or an empty text.
@@ -87,7 +84,7 @@ class ChatExplainer:
             "fires": [excerpt.marked() for excerpt in firing],
             "does not fire": [excerpt.marked() for excerpt in other],
         }
-        answer = _first_object(self.endpoint.ask(_EXPLAIN, _data(shown)))
+        answer = _first_object(self.ask(_EXPLAIN, _data(shown)))
         return as_label(answer.get("label"))
 
     def judge(self, label: str, kind: str, excerpts: Sequence[Excerpt]) -> list[bool | None]:
@@ -102,7 +99,7 @@ class ChatExplainer:
             part = excerpts[first : first + ASKED_AT_ONCE]
             shown = {str(i + 1): show(excerpt) for i, excerpt in enumerate(part)}
             asked = _data({"description": as_label(label), "excerpts": shown})
-            found = _first_object(self.endpoint.ask(_JUDGE % _WHERE[kind], asked))
+            found = _first_object(self.ask(_JUDGE % _WHERE[kind], asked))
             given = [found.get(number) for number in shown]
             answers += [answer if isinstance(answer, bool) else None for answer in given]
         return answers

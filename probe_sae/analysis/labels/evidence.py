@@ -1,6 +1,7 @@
 """The samples of one dictionary, side by side: what is known of each row, and who fires there."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class Evidence:
 
     columns: Columns
     context: NDArray[np.int64]
-    """[places]"""
+    """[places] of the background's rows as they come, then of every place where something fires."""
     is_scoring: NDArray[np.bool_]
     """[places] whether the place's context is of the half that rules are scored on."""
     background: int
@@ -72,13 +73,18 @@ def evidence_of(
     check_rows(firings, background, features)
     if not (np.isfinite(density).all() and (density >= 0).all() and (density <= 1).all()):
         raise ShapeError("densities must be shares from 0 to 1.")
-    context = np.concatenate([background.context, firings.context]).astype(np.int64)
-    position = np.concatenate([background.position, firings.position]).astype(np.int64)
     rows = len(background.context)
+    row_key, key = _keys(background, firings)
+    _, first, number = np.unique(key, return_index=True, return_inverse=True)
+    context = np.concatenate([background.context, firings.context[first]]).astype(np.int64)
+    position = np.concatenate([background.position, firings.position[first]]).astype(np.int64)
     by_feature = np.argsort(background.feature, kind="stable")
     fired_rows = background.row_of_entry()[by_feature]
     fired_feature = background.feature[by_feature]
-    starts, places = _both_samples(firings, background, fired_feature, fired_rows, features)
+    sampled = _rows_where_known(row_key, key, rows + number)
+    both = _unique_pairs(
+        np.concatenate([fired_feature, firings.feature]), np.concatenate([fired_rows, sampled])
+    )
     is_grid = isinstance(inputs, ImageInputs) and inputs.grid != (1, 1)
     akin = ("patch",) if is_grid else ("class",)
     return Evidence(
@@ -86,8 +92,8 @@ def evidence_of(
         context,
         is_scoring(context, seed),
         rows,
-        starts,
-        places,
+        np.searchsorted(both.feature, np.arange(features + 1)),
+        both.place,
         np.searchsorted(fired_feature, np.arange(features + 1)),
         fired_rows,
         density,
@@ -95,25 +101,38 @@ def evidence_of(
     )
 
 
-def _both_samples(
-    firings: SampledFirings,
-    background: BackgroundRows,
-    fired_feature: NDArray[np.int64],
-    fired_rows: NDArray[np.int64],
-    features: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each feature's firings start, and their places, each firing once.
+class _Pairs(NamedTuple):
+    feature: NDArray[np.int64]
+    place: NDArray[np.int64]
+
+
+def _unique_pairs(feature: NDArray[np.int64], place: NDArray[np.int64]) -> _Pairs:
+    """Return each firing once, sorted by feature.
 
     Firings on background rows are a uniform sample too: of common features they are the most.
     """
-    rows = len(background.context)
-    context = np.concatenate([background.context[fired_rows], firings.context])
-    position = np.concatenate([background.position[fired_rows], firings.position])
-    feature = np.concatenate([fired_feature, firings.feature])
-    place = np.concatenate([fired_rows, rows + np.arange(len(firings.feature))])
-    order = np.lexsort((place, position, context, feature))
-    keys = np.stack([feature, context, position])[:, order]
-    is_new = np.ones(len(order), np.bool_)
-    is_new[1:] = (keys[:, 1:] != keys[:, :-1]).any(0)
-    kept = order[is_new]
-    return np.searchsorted(feature[kept], np.arange(features + 1)), place[kept]
+    count = int(place.max(initial=0)) + 1
+    return _Pairs(*np.divmod(np.unique(feature * count + place), count))
+
+
+def _keys(
+    background: BackgroundRows, firings: SampledFirings
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return a number for each context and position, of the background's rows and of firings."""
+    positions = [background.position.max(initial=0), firings.position.max(initial=0)]
+    apart = int(max(positions)) + 1
+    return (
+        background.context * apart + background.position,
+        firings.context * apart + firings.position,
+    )
+
+
+def _rows_where_known(
+    row_key: NDArray[np.int64], key: NDArray[np.int64], place: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the background row that is the same place, where there is one, else `place`."""
+    if not len(row_key):
+        return place
+    order = np.argsort(row_key, kind="stable")
+    near = order[np.searchsorted(row_key[order], key).clip(max=len(order) - 1)]
+    return np.where(row_key[near] == key, near, place)
