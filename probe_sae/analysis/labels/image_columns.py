@@ -33,11 +33,17 @@ def image_columns(
     flags = {name: mark & on_grid for name, mark in _regions(y, x, height, width).items()}
     if not on_grid.all():
         flags["a patch"] = on_grid
-    numbers = _measured(inputs, context, y, x, on_grid)
+    per_patch, per_image = measures(inputs)
+    numbers = _measured(per_patch, per_image, context, y, x, on_grid)
     columns: dict[str, Coded] = {"class": _classes(inputs, context)}
     if height * width > 1:
         columns["patch"] = _patches(np.where(on_grid, y * width + x, -1), height, width)
-    thresholds = {name: _cuts(number) for name, number in numbers.items()}
+    numbers |= {"row": np.where(on_grid, y, -1), "column": np.where(on_grid, x, -1)}
+    numbers = {name: number.astype(np.float32) for name, number in numbers.items()}
+    cuts = {name: _cuts(table) for name, table in per_patch.items()}
+    cuts["brightness of the image"] = _cuts(per_image["brightness"])
+    cuts |= {"row": _steps(height), "column": _steps(width)}
+    thresholds = {name: cuts.get(name, cuts["brightness"]) for name in numbers}
     return Columns(columns, {}, flags, numbers, thresholds)
 
 
@@ -72,10 +78,10 @@ def _regions(
     top, bottom, left, right = y == 0, y == height - 1, x == 0, x == width - 1
     regions = {}
     if height > 1:
-        regions |= {"top row": top, "bottom row": bottom}
+        regions |= {"bottom row": bottom}
         regions |= {"upper half": 2 * y + 1 < height, "lower half": 2 * y + 1 > height}
     if width > 1:
-        regions |= {"left column": left, "right column": right}
+        regions |= {"right column": right}
         regions |= {"left half": 2 * x + 1 < width, "right half": 2 * x + 1 > width}
     if height > 1 and width > 1:
         regions["corner"] = (top | bottom) & (left | right)
@@ -87,19 +93,19 @@ def _regions(
 
 
 def _measured(
-    inputs: ImageInputs,
+    per_patch: dict[str, NDArray[np.float32]],
+    per_image: dict[str, NDArray[np.float32]],
     context: NDArray[np.int64],
     y: NDArray[np.int64],
     x: NDArray[np.int64],
     on_grid: NDArray[np.bool_],
 ) -> dict[str, NDArray[np.float32]]:
     """Return measures of each place's patch and of its image, all from 0 to 1 but differences."""
-    per_patch, per_image = measures(inputs)
     found = {}
     for name, table in per_patch.items():
         whole = per_image[name][context]
         found[name] = np.where(on_grid, table[context, y, x], whole).astype(np.float32)
-    if inputs.grid != (1, 1):
+    if per_patch["brightness"].shape[1:] != (1, 1):
         padded = np.pad(per_patch["brightness"], ((0, 0), (1, 1), (1, 1)))
         for side, (up, along) in {"above": (0, 1), "below": (2, 1), "left": (1, 0)}.items():
             found[f"brightness {side}"] = padded[context, y + up, x + along]
@@ -154,9 +160,15 @@ def _by_patch(pixels: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.
     return (sums / (rows[:, None] * columns)).astype(np.float32)
 
 
+def _steps(size: int) -> tuple[float, ...]:
+    """Return where rules may cut rows or columns: everywhere, on a fine grid at 15 places."""
+    cuts = np.linspace(1, size - 1, min(15, size - 1)).round()
+    return tuple(float(cut) for cut in np.unique(cuts))
+
+
 def _cuts(number: NDArray[np.float32]) -> tuple[float, ...]:
-    """Return where rules may cut a number: quantiles of the places, to two digits."""
-    if not len(number):
+    """Return where rules may cut a number: quantiles over all images, to two digits."""
+    if not number.size:
         return ()
     cuts = np.unique(np.round(np.quantile(number, _CUTS), 2))
     return tuple(float(cut) for cut in cuts if number.min() < cut <= number.max())

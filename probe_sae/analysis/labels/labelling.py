@@ -11,7 +11,7 @@ from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings
 from probe_sae.analysis.labels.rules import Rule
 from probe_sae.analysis.labels.scores import RuleScore, scored, unscored
 from probe_sae.analysis.labels.search import find_rules
-from probe_sae.analysis.labels.words import describe, listed, plain, quoted
+from probe_sae.analysis.labels.words import describe, listed, quoted
 from probe_sae.analysis.result import ImageInputs, TextInputs
 
 CLEAR_ACCURACY, CLEAR_LOW, CLEAR_PRECISION = 0.8, 0.7, 0.1
@@ -115,15 +115,16 @@ def _label(
 
 
 def _commonest(feature: int, evidence: Evidence) -> str:
-    """Return the commonest tokens or classes of a feature's firings, in words."""
-    name = "exact token" if "exact token" in evidence.columns.coded else "class"
-    column = evidence.columns.coded[name]
+    """Return the commonest tokens, places or classes of a feature's firings, in words."""
+    coded = evidence.columns.coded
+    name = next(name for name in ("exact token", "patch", "class") if name in coded)
+    column = coded[name]
     own = column.codes[evidence.places[slice(*evidence.starts[[feature, feature + 1]])]]
     codes, counts = np.unique(own[own >= 0], return_counts=True)
     best = codes[np.argsort(-counts, kind="stable")[:_COMMONEST]]
-    values = [str(column.value_of(int(code))) for code in best]
+    values = [column.value_of(int(code)) for code in best]
     if not values:
         return ""
-    if name == "class":
-        return "class " + listed([plain(value) for value in values])
-    return listed([quoted(value) for value in values])
+    if name == "exact token":
+        return listed([quoted(str(value)) for value in values])
+    return describe({"kind": "values", "column": name, "values": values})

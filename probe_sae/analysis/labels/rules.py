@@ -6,6 +6,7 @@
 `{"kind": "all", "parts": [rule, rule]}`: all of these hold.
 """
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,7 +99,7 @@ def _matches(
     parts = rule.get("parts") if kind == "all" else None
     if not isinstance(parts, list) or not parts or depth >= _DEEPEST:
         raise SettingsError(
-            f"{rule!r:.200} is no rule: its kind must be values, flag, number, or all with parts."
+            f"{reprlib.repr(rule)} is no rule: its kind is values, flag, number, or all with parts."
         )
     holds = np.ones(len(places), np.bool_)
     for part in parts:
@@ -118,7 +119,9 @@ def _has_value(rule: Rule, columns: Columns, places: NDArray[np.int64]) -> NDArr
         try:
             code = coded.code_of(value)
         except (TypeError, ValueError, IndexError, AttributeError) as problem:
-            raise SettingsError(f"{value!r:.100} is no value of {rule['column']!r}.") from problem
+            raise SettingsError(
+                f"{reprlib.repr(value)} is no value of {rule['column']!r}."
+            ) from problem
         if code >= 0:
             holds |= codes == code
     return holds if holds.ndim == 1 else np.logical_or.reduce(holds, axis=1)

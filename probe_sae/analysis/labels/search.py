@@ -26,7 +26,14 @@ BEST_TESTS = 14
 """Tests a feature that may be combined."""
 COST_OF_VALUE, COST_OF_PART = 0.004, 0.02
 """Balanced accuracy that each value but the first, and a second part, must add at least."""
-_COSTS = {"exact token": 0.003, "token after": 0.015, "pair": 0.005, "within": 0.01, "patch": 0.01}
+_COSTS = {
+    "exact token": 0.003,
+    "token after": 0.015,
+    "pair": 0.005,
+    "within": 0.01,
+    "patch": 0.01,
+    "end of 3": 0.0035,
+}
 _COST_OF_COLUMN = 0.004
 """Of columns not named, but for the token and the class, which cost nothing."""
 _COST_OF_NOT = 0.01
@@ -172,8 +179,11 @@ class _Search:
         """Take in the best set of each column."""
         for each in sets:
             low, high = each.starts[[self._feature, self._feature + 1]]
-            if low < high:
-                self._add_set(each, each.codes[low:high])
+            # Values of a window overlap: whether a second adds to the first is not known yet.
+            is_window = each.name in self._evidence.columns.windows
+            for last in range(low + 1 if is_window else high, high + 1):
+                if low < last:
+                    self._add_set(each, each.codes[low:last])
 
     def _add_set(self, sets: _Sets, codes: NDArray[np.int64]) -> None:
         columns = self._evidence.columns

@@ -39,7 +39,18 @@ _NUMBERS: dict[str, tuple[Callable[[float], str], Callable[[float], str]]] = {
         lambda n: "outside brackets" if n <= 1 else f"in less than {n:g} brackets",
         lambda n: "in brackets" if n <= 1 else f"in {n:g} or more brackets",
     ),
-    "brightness": (lambda n: f"dark (under {n:g})", lambda n: f"bright ({n:g} or more)"),
+    "row": (
+        lambda n: "top row" if n <= 1 else f"top {n:g} rows",
+        lambda n: "under the top row" if n <= 1 else f"under the top {n:g} rows",
+    ),
+    "column": (
+        lambda n: "left column" if n <= 1 else f"left {n:g} columns",
+        lambda n: "right of the left column" if n <= 1 else f"right of the left {n:g} columns",
+    ),
+    "brightness": (
+        lambda n: f"dark (under {n:g})" if n <= 0.5 else f"not bright (under {n:g})",
+        lambda n: f"bright ({n:g} or more)" if n >= 0.5 else f"not dark ({n:g} or more)",
+    ),
 }
 """Name -> how `below` and `at_least` read."""
 
@@ -79,7 +90,7 @@ def _values(column: str, values: list[Any]) -> str:
     if column == "class":
         return "class " + listed([plain(str(value)) for value in values])
     if column == "patch":
-        return "patch " + listed([f"{y + 1} down {x + 1} across" for y, x in values])
+        return grid_places(values)
     if column.startswith("end of"):
         return "ends in " + listed([f"-{plain(value)}" for value in values])
     if column.startswith("beginning of"):
@@ -88,6 +99,25 @@ def _values(column: str, values: list[Any]) -> str:
         far = column.removeprefix("within ")
         return f"within {far} tokens after " + listed([quoted(value) for value in values])
     return _LEADS[column][len(values) > 1] + listed([quoted(value) for value in values])
+
+
+def grid_places(places: list[list[int]]) -> str:
+    """Return places on a grid, [row, column] from 0, in words that count from 1."""
+    rows: dict[int, list[int]] = {}
+    for y, x in places:
+        rows.setdefault(y, []).append(x)
+    return listed([f"row {y + 1} column {_runs(sorted(rows[y]))}" for y in sorted(rows)])
+
+
+def _runs(numbers: list[int]) -> str:
+    """Return numbers from 0 as counted from 1, those in a row as `2-4`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return "+".join(f"{a + 1}" if a == b else f"{a + 1}-{b + 1}" for a, b in runs)
 
 
 def listed(items: list[str]) -> str:
