@@ -110,7 +110,8 @@ class Waits:
 
 
 def explainer(server: Server, **settings: Any) -> ChatExplainer:
-    return ChatExplainer(server.address, "model", **{"pause": Waits(), **settings})
+    given: dict[str, Any] = {"pause": Waits(), **settings}
+    return ChatExplainer(server.address, "model", **given)
 
 
 @pytest.fixture(scope="module")
