@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis import (
     BackgroundRows,
+    ImageInputs,
     Labels,
     SampledFirings,
     TextInputs,
@@ -276,6 +277,36 @@ def test_too_few_firings_are_too_rare_to_tell() -> None:
     assert found.label == ["too rare to tell"] * 2
     assert np.isnan(found.balanced_accuracy).all()
     assert not found.is_clear.any()
+
+
+NONE = np.zeros(0, np.int64)
+NO_FIRINGS = SampledFirings(NONE, NONE, NONE, NONE.astype(np.float32))
+NO_ROWS = BackgroundRows(NONE, NONE, np.zeros(1, np.int64), NONE)
+
+
+@pytest.mark.parametrize(
+    "inputs", [random_texts(5), texts([]), texts([[], []]), images(3), images(0)]
+)
+@pytest.mark.parametrize("features", [0, 2])
+def test_empty_samples_have_nothing_to_tell(
+    inputs: TextInputs | ImageInputs, features: int
+) -> None:
+    found = label_features(NO_FIRINGS, NO_ROWS, inputs, np.zeros(features))
+
+    assert found.label == ["too rare to tell"] * features
+    assert found.rule == [None] * features
+    assert found.is_clear.tolist() == [False] * features
+
+
+def test_firings_without_a_background_have_nothing_to_tell() -> None:
+    inputs = random_texts(50)
+    context, position = rows_of(inputs)
+    feature = np.zeros(len(context), np.int64)
+    firings = SampledFirings(feature, context, position, np.ones(len(context), np.float32))
+
+    found = label_features(firings, NO_ROWS, inputs, np.ones(1))
+
+    assert found.label == ["too rare to tell"]
 
 
 def test_no_context_is_on_both_sides_and_seeds_cut_otherwise() -> None:
