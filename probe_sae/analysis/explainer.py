@@ -167,14 +167,9 @@ def explain_features(
     for feature in features:
         shown = examples_of(feature, firings, background, inputs, examples, seed)
         label = as_label(explainer.explain(*shown)) if shown[0] else ""
+        drawn = firings, background, inputs, questions, seed
         scores = [
-            _score(
-                explainer,
-                label,
-                kind,
-                questions_of(kind, feature, firings, background, inputs, questions, seed),
-            )
-            for kind in _WHERE
+            _score(explainer, label, kind, questions_of(kind, feature, *drawn)) for kind in _WHERE
         ]
         found.append(Explanation(int(feature), label, *scores))
     return found

@@ -261,10 +261,11 @@ def test_the_key_may_come_from_the_environment(
     assert server.keys == [f"Bearer {KEY}"]
 
 
-def test_a_redirect_is_not_followed(server: Server) -> None:
-    server.first = [(307, {"Location": server.address + "/elsewhere"}, b"")]
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_redirect_is_not_followed(status: int, server: Server) -> None:
+    server.first = [(status, {"Location": server.address + "/elsewhere"}, b"")]
 
-    with pytest.raises(EndpointError, match="answered 307"):
+    with pytest.raises(EndpointError, match=f"answered {status}"):
         explainer(server, api_key=KEY).explain([], [])
 
     assert len(server.keys) == 1

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis import (
     BackgroundRows,
+    ImageInputs,
     Labels,
     SampledFirings,
     TextInputs,
@@ -22,12 +23,14 @@ from probe_sae.analysis import (
 )
 from probe_sae.analysis.labels.intervals import mean_of, share_of
 from probe_sae.analysis.labels.rows import is_scoring
+from probe_sae.analysis.labels.rules import columns_of
 from probe_sae.analysis.labels.words import LONGEST_LABEL, describe
 from probe_sae.errors import SettingsError, ShapeError
 
 from .brute_rules import holds
 from .label_worlds import (
     ID,
+    WORDS,
     Samples,
     images,
     patches_of,
@@ -144,7 +147,7 @@ EVERY_COLUMN: list[dict[str, Any]] = [
             "beginning of 3": ["str"],
             "end of 3": ["ing"],
             "end of 2": ["og"],
-            "token before": ["the", "<bos>"],
+            "token before": [word.strip(" ").casefold() for word in WORDS[::2]],
             "token after": ["cat"],
             "pair": [["the", "cat"], ["im", "port"]],
             "word so far": ["import", "sort", "undo42", "1999"],
@@ -168,11 +171,13 @@ EVERY_COLUMN: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.parametrize("special", [(0,), ()], ids=["special", "plain"])
 @pytest.mark.parametrize(
     "rule", EVERY_COLUMN, ids=lambda rule: f"{rule['column']} {rule.get('is')}"
 )
-def test_every_column_is_what_the_text_says(rule: dict[str, Any]) -> None:
-    inputs = random_texts(contexts=25, length=60, seed=3)
+def test_every_column_is_what_the_text_says(rule: dict[str, Any], special: tuple[int, ...]) -> None:
+    """With a special token before each context, and with an ordinary one in its place."""
+    inputs = replace(random_texts(contexts=25, length=60, seed=3), special=list(special))
     context, position = rows_of(inputs)
 
     found = rule_matches(rule, inputs, context, position)
@@ -180,6 +185,41 @@ def test_every_column_is_what_the_text_says(rule: dict[str, Any]) -> None:
     places = zip(context.tolist(), position.tolist(), strict=True)
     assert found.tolist() == [holds(rule, inputs, *place) for place in places]
     assert 0 < found.sum() < len(found)
+
+
+def test_a_window_has_each_token_once() -> None:
+    inputs = random_texts(contexts=25, length=60, seed=3)
+
+    windows = columns_of(inputs, *rows_of(inputs)).windows["within 8"].codes
+
+    for window in windows:
+        seen = window[window >= 0]
+        assert len(set(seen.tolist())) == len(seen)
+
+
+def test_a_feature_of_most_rows_is_compared_with_the_others() -> None:
+    """It fires on four words of six: each is commoner among all rows than among quiet ones."""
+    words = [b"one", b"two", b"six", b"ten", b"cat", b"dog"]
+    tokens = np.random.default_rng(0).integers(0, 6, (200, 30))
+    inputs = texts(tokens.tolist(), words, ())
+    fires = (tokens < 4).reshape(1, -1)
+
+    found = label_features(*sampled(inputs, *rows_of(inputs), fires).all())
+
+    rule = found.rule[0]
+    assert rule is not None
+    assert set(rule["values"]) == {"one", "two", "six", "ten"}
+    assert found.balanced_accuracy[0] == 1
+
+
+def test_long_rules_are_cut_in_words() -> None:
+    values = [letter * 40 for letter in "abcde"]
+    part = {"kind": "values", "column": "token", "values": values}
+
+    label = describe({"kind": "all", "parts": [part, part]})
+
+    assert len(label) == LONGEST_LABEL
+    assert label.endswith("…")
 
 
 def test_noise_is_unclear() -> None:
@@ -237,6 +277,36 @@ def test_too_few_firings_are_too_rare_to_tell() -> None:
     assert found.label == ["too rare to tell"] * 2
     assert np.isnan(found.balanced_accuracy).all()
     assert not found.is_clear.any()
+
+
+NONE = np.zeros(0, np.int64)
+NO_FIRINGS = SampledFirings(NONE, NONE, NONE, NONE.astype(np.float32))
+NO_ROWS = BackgroundRows(NONE, NONE, np.zeros(1, np.int64), NONE)
+
+
+@pytest.mark.parametrize(
+    "inputs", [random_texts(5), texts([]), texts([[], []]), images(3), images(0)]
+)
+@pytest.mark.parametrize("features", [0, 2])
+def test_empty_samples_have_nothing_to_tell(
+    inputs: TextInputs | ImageInputs, features: int
+) -> None:
+    found = label_features(NO_FIRINGS, NO_ROWS, inputs, np.zeros(features))
+
+    assert found.label == ["too rare to tell"] * features
+    assert found.rule == [None] * features
+    assert found.is_clear.tolist() == [False] * features
+
+
+def test_firings_without_a_background_have_nothing_to_tell() -> None:
+    inputs = random_texts(50)
+    context, position = rows_of(inputs)
+    feature = np.zeros(len(context), np.int64)
+    firings = SampledFirings(feature, context, position, np.ones(len(context), np.float32))
+
+    found = label_features(firings, NO_ROWS, inputs, np.ones(1))
+
+    assert found.label == ["too rare to tell"]
 
 
 def test_no_context_is_on_both_sides_and_seeds_cut_otherwise() -> None:
@@ -470,6 +540,14 @@ def test_rows_copied_within_contexts_add_no_certainty() -> None:
     copied = share_of(hits.repeat(10), np.arange(80).repeat(10))
 
     np.testing.assert_allclose(copied, once, atol=0.003)
+
+
+def test_rows_that_all_agree_are_as_sure_as_their_contexts() -> None:
+    from scipy.stats import binomtest
+
+    share = share_of(np.ones(100, np.bool_), np.arange(100) // 10)
+
+    assert share.low == pytest.approx(binomtest(10, 10).proportion_ci(method="wilson").low)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:

@@ -85,8 +85,6 @@ def evidence_of(
     both = _unique_pairs(
         np.concatenate([fired_feature, firings.feature]), np.concatenate([fired_rows, sampled])
     )
-    is_grid = isinstance(inputs, ImageInputs) and inputs.grid != (1, 1)
-    akin = ("patch",) if is_grid else ("class",)
     return Evidence(
         columns_of(inputs, context, position),
         context,
@@ -97,8 +95,14 @@ def evidence_of(
         np.searchsorted(fired_feature, np.arange(features + 1)),
         fired_rows,
         density,
-        ("token", "token before") if isinstance(inputs, TextInputs) else akin,
+        _akin(inputs),
     )
+
+
+def _akin(inputs: TextInputs | ImageInputs) -> tuple[str, ...]:
+    if isinstance(inputs, TextInputs):
+        return "token", "token before"
+    return ("class",) if inputs.grid == (1, 1) else ("patch",)
 
 
 class _Pairs(NamedTuple):

@@ -190,7 +190,7 @@ def _window(text: _Text, at: NDArray[np.int64], n: int) -> NDArray[np.int32]:
     own = text.known.folded_hash[text.token]
     known = np.unique(own[at])
     near = np.searchsorted(known, own).clip(max=max(0, len(known) - 1))
-    code = np.where(known[near] == own, near, -1) if len(known) else np.zeros(0, np.int64)
+    code = np.where(known[near] == own, near, -1) if len(known) else np.full(len(own), -1)
     code = np.where(text.special | text.known.is_space[text.token], -1, code)
     before = at[:, None] - np.arange(1, n + 1)
     found = np.where(before >= text.start[at][:, None], code[before.clip(min=0)], -1)
