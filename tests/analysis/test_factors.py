@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.sparse import csr_matrix
 
-from probe_sae.analysis.factor_effects import factor_effects
+from probe_sae.analysis.factors import factor_effects
 from probe_sae.analysis.permutations import Design, benjamini_hochberg, deals, permutation_p
 from probe_sae.analysis.shapes import shape_of
 from probe_sae.errors import SettingsError, ShapeError

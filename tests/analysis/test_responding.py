@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from probe_sae.analysis.host_runs import batches_of
-from probe_sae.analysis.responses import contrast, responses
+from probe_sae.analysis.responding import contrast, responses
 from probe_sae.analysis.varied import vary, vary_tensors
 from probe_sae.analysis.varied_images import vary_images
 from probe_sae.errors import SettingsError, ShapeError

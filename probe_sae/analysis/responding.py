@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.code_matrix import code_matrix, pooled_codes
-from probe_sae.analysis.factor_effects import FactorEffects, factor_effects
+from probe_sae.analysis.factors import FactorEffects, factor_effects
 from probe_sae.analysis.host_runs import Runs, batches_of, inputs_of, sites_for
 from probe_sae.analysis.varied import Varied
 from probe_sae.errors import SettingsError
@@ -167,7 +167,7 @@ def _values(
     if at == "factor" and spans is None:
         raise SettingsError("only texts that `vary` made have a place of the factor.")
     sites = sites_for(host, sae, site)
-    runs = Runs(host, sites, "text" if inputs.kind == "text" else "image", tokens)
+    runs = Runs(host, sites, inputs.kind, tokens)
     parts: list[Any] = []
     for batch in batches_of(host, given, batch_size=batch_size):
         rows = runs.rows(batch)
