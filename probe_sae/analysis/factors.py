@@ -74,10 +74,10 @@ class FactorEffects:
             "rho": self.rho,
             "monotone": [shape.monotone for shape in self.shapes],
             "d": self.d,
-            "highest": [self.levels[i] for i in self.means.argmax(1)],
-            "highest_mean": self.means.max(1),
-            "lowest": [self.levels[i] for i in self.means.argmin(1)],
-            "lowest_mean": self.means.min(1),
+            "highest": [self.levels[i] for i in np.nanargmax(self.means, 1)],
+            "highest_mean": np.nanmax(self.means, 1),
+            "lowest": [self.levels[i] for i in np.nanargmin(self.means, 1)],
+            "lowest_mean": np.nanmin(self.means, 1),
             "p": self.p,
             "q": self.q,
         }
@@ -87,7 +87,10 @@ class FactorEffects:
         """Return the places of the features: those that respond first, then by size of effect."""
         size = np.where(np.isnan(self.omega_squared), np.abs(self.rho), self.omega_squared)
         size = np.nan_to_num(size, nan=-1.0)
-        return np.lexsort((-np.ptp(self.means, axis=1), -size, self.q > RESPONDS))
+        if not len(size):
+            return np.zeros(0, np.int64)
+        span = np.nanmax(self.means, 1) - np.nanmin(self.means, 1)
+        return np.lexsort((-span, -size, self.q > RESPONDS))
 
 
 def factor_effects(
@@ -182,7 +185,10 @@ def _measured(
         bottom = between + (len(values) - freedom) * noise
         eta[varies] = (between / np.where(varies, whole, 1))[varies]
         omega[varies] = ((between - freedom * noise) / np.where(varies, bottom, 1))[varies]
-    ranks = standard_ranks(within) if design.is_ordered else None
+    ranks = None
+    if design.is_ordered:  # values that are equal but for rounding share a rank
+        largest = np.maximum(1e-300, np.abs(values).max(0))
+        ranks = standard_ranks(np.round(within / largest, 10))
     if ranks is not None:
         rho = standard_ranks(design.level[:, None])[:, 0] @ ranks
     p = permutation_p(within, ranks, design, permutations=permutations, tests=tests, seed=seed)

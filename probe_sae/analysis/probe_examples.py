@@ -141,12 +141,19 @@ def drawn(known: NDArray[np.bool_], question: Question) -> NDArray[np.int64]:
     """Return the numbers of up to `most` of the examples whose label is known, sorted."""
     if question.most < 2:
         raise SettingsError(f"most is {question.most}; expected at least 2 examples.")
-    candidates = np.flatnonzero(known)
-    if len(candidates) <= question.most:
-        return candidates
+    count = int(known.sum())
+    if count <= question.most:
+        return np.flatnonzero(known)
     generator = np.random.default_rng([question.seed, 3])
-    places = generator.choice(len(candidates), question.most, replace=False, shuffle=False)
-    return candidates[np.sort(places)]
+    if count <= 4 * question.most:
+        chosen = generator.choice(np.flatnonzero(known), question.most, replace=False)
+        return np.sort(chosen)
+    found = np.zeros(0, np.int64)
+    while len(found) < question.most:  # without a list of all that are known
+        more = generator.integers(0, len(known), 2 * question.most)
+        found = np.concatenate([found, more[known[more]]])
+        found = found[np.sort(np.unique(found, return_index=True)[1])]
+    return np.sort(found[: question.most])
 
 
 def _drawn_rows(
@@ -216,7 +223,8 @@ def _numbered(groups: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _classes(labels: NDArray[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    names, index = np.unique(labels, return_inverse=True)
+    plain = labels.astype(str) if labels.dtype.kind == "O" else labels
+    names, index = np.unique(plain, return_inverse=True)
     if not 2 <= len(names) <= MOST_CLASSES:
         raise SettingsError(
             f"the labels have {len(names)} different values; a probe tells 2 to {MOST_CLASSES} "

@@ -28,7 +28,6 @@ from probe_sae.progress import progress
 from probe_sae.sae import SAE, TopK, load_sae, make_sae
 from probe_sae.store import Store
 
-INPUTS = ("features", "random features", "neurons", "components")
 _SAMPLE_ROWS = 4096
 
 
@@ -55,6 +54,9 @@ def probe(
     - `components`: the first k principal components of the training part;
     - `random features`: an untrained TopK dictionary of as many features, of which as many fire
       on a row, drawn anew for every repeat.
+
+    Rows that the dictionary was trained on take part: its training knew no labels. Costs
+    4 len(k) + 3 fits for each class and repeat.
 
     Args:
         sae: the dictionary, or its folder.

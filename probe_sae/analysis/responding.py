@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.code_matrix import code_matrix, pooled_codes
-from probe_sae.analysis.factors import FactorEffects, factor_effects
+from probe_sae.analysis.factors import RESPONDS, FactorEffects, factor_effects
 from probe_sae.analysis.host_runs import Runs, batches_of, inputs_of, sites_for
 from probe_sae.analysis.varied import Varied
 from probe_sae.errors import SettingsError
@@ -46,10 +46,12 @@ class Responses:
             permutations=permutations,
             seed=seed,
         )
-        if len(found.feature) and found.lowest_p * len(found.feature) > 0.05:
+        needed = RESPONDS / max(1, len(found.feature))
+        if found.lowest_p > needed:
             say(
-                f"with {len(self.varied)} inputs no p falls below {found.lowest_p:.2g}, too much "
-                f"for {len(found.feature)} features: add templates, images or levels."
+                f"with {len(self.varied)} inputs no p falls below {found.lowest_p:.2g}, and of "
+                f"{len(found.feature)} features one that responds alone needs {needed:.2g}: add "
+                "templates, images or levels."
             )
         return found
 

@@ -200,3 +200,15 @@ def test_shapes_of_inputs_must_agree() -> None:
         factor_effects(np.ones((3, 1)), np.arange(2), levels=(1, 2), is_ordered=True)
     with pytest.raises(SettingsError, match="at least two levels"):
         factor_effects(np.ones((3, 1)), np.zeros(3, int), levels=(1, 2), is_ordered=True)
+
+
+def test_no_firing_feature_and_an_absent_level_are_no_trouble() -> None:
+    level = np.array([0, 0, 2, 2])
+    nothing = factor_effects(np.zeros((4, 5)), level, levels=("a", "b", "c"), is_ordered=True)
+    some = factor_effects(
+        np.array([[1.0], [2], [5], [6]]), level, levels=("a", "b", "c"), is_ordered=True
+    )
+
+    assert len(nothing.table()) == len(nothing.responding) == 0
+    assert some.table().iloc[0][["highest", "lowest"]].tolist() == ["c", "a"]
+    assert np.isnan(some.means[0, 1])

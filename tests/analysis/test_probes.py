@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
+from scipy.stats import chisquare
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from probe_sae.analysis.code_matrix import code_matrix, pooled_codes, pooled_rows
+from probe_sae.analysis.probe_examples import Question, drawn
 from probe_sae.analysis.probe_fits import differences, scored, split_by_group
 from probe_sae.analysis.probes import probe
 from probe_sae.errors import SettingsError, ShapeError
@@ -64,6 +66,16 @@ def test_one_feature_tells_its_own_label_and_one_neuron_does_not() -> None:
     assert first["weight"] > 0
     codes = world.codes[:, FEATURE]
     assert first["difference"] == pytest.approx(float(codes[label].mean()), rel=1e-5)
+
+
+def test_a_feature_that_is_silent_tells_as_much_as_one_that_fires() -> None:
+    world = planted(400)
+    silent = world.codes[:, FEATURE] == 0
+
+    found = probe(world.sae, world.rows, silent, k=(1,), repeats=2)
+
+    assert found.interval("features", 1).mean == 1
+    assert found.features()["weight"][0] < 0
 
 
 def test_of_several_classes_each_finds_its_feature() -> None:
@@ -210,6 +222,20 @@ def test_at_most_so_many_rows_are_read(tmp_path: Path) -> None:
 
     assert found.examples == 200
     assert found.classes == ("0", "1", "2")
+
+
+def test_a_sample_is_drawn_evenly_among_what_is_known() -> None:
+    known = np.arange(1000) % 3 == 0
+    counts = np.zeros(1000, np.int64)
+    for seed in range(400):
+        taken = drawn(known, Question(None, None, None, 20, seed))
+        assert len(set(taken.tolist())) == 20
+        counts[taken] += 1
+
+    assert (counts[~known] == 0).all()
+    assert chisquare(counts[known]).pvalue > 0.001
+    assert len(drawn(known, Question(None, None, None, 300, 0))) == 300
+    assert len(drawn(known, Question(None, None, None, 999, 0))) == 334
 
 
 def test_the_classes_of_images_are_told(tmp_path: Path) -> None:
