@@ -142,6 +142,7 @@ def test_among_many_features_without_effect_those_with_one_are_found() -> None:
     )
 
     assert set(curves) <= set(found.responding.tolist())
+    assert 0 < found.p.min() < 0.05 / 300
     assert len(found.responding) <= 6
     shapes = {f: found.shapes[f].name for f in curves}
     assert shapes == {10: "rising", 20: "falling", 30: "peaked", 40: "dipped"}

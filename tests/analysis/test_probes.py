@@ -1,6 +1,7 @@
 """Probes find what was planted, nothing where nothing is, and never peek at the other side."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from scipy.stats import chisquare
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from probe_sae.analysis.code_matrix import code_matrix, pooled_codes, pooled_rows
-from probe_sae.analysis.probe_examples import Question, drawn
+from probe_sae.analysis.probe_examples import Question, drawn, examples_of_store
 from probe_sae.analysis.probe_fits import differences, scored, split_by_group
 from probe_sae.analysis.probes import probe
 from probe_sae.errors import SettingsError, ShapeError
@@ -212,6 +213,26 @@ def test_contexts_of_a_store_are_pooled(tmp_path: Path) -> None:
     assert found.examples == 60
     assert found.interval("features", 1).mean > 0.9
     assert largest.interval("features", 1).mean == 1
+
+
+def test_examples_of_a_store_know_their_label_and_their_document(tmp_path: Path) -> None:
+    world = planted(600, noise=0.01)
+    store = make_store(tmp_path / "store", world.rows)
+    of_context = np.arange(60) % 4
+    question = Question(of_context, None, None, 10_000, 0)
+
+    rows = examples_of_store(world.sae, store, question)
+    pooled = examples_of_store(world.sae, store, replace(question, pool="mean"))
+    some = examples_of_store(world.sae, store, replace(question, most=100, groups="context"))
+
+    context = np.repeat(np.arange(60), 10)
+    assert (rows.label == of_context[context]).all()
+    assert (rows.group == context // 2).all()
+    assert (pooled.label == of_context).all()
+    assert (pooled.group == np.arange(60) // 2).all()
+    assert (some.label == of_context[some.group]).all()
+    places = [int((world.rows == row).all(1).nonzero()) for row in some.rows]
+    assert (context[places] == some.group).all()
 
 
 def test_at_most_so_many_rows_are_read(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ def test_two_inputs_are_contrasted_by_difference(code_lm: Host) -> None:
     table = found.table()
     assert set(table["feature"]) == set(np.flatnonzero(both.any(0)))
     assert table["difference"].abs().is_monotonic_decreasing
+    assert (table["difference"] == table["b"] - table["a"]).all()
     several = contrast(code_lm, sae, ["import os", "return None"], "import os")
     assert several.a == pytest.approx(both.mean(0), abs=1e-5)
 
