@@ -190,12 +190,13 @@ def test_partners_can_be_asked_of_some_among_others(exact: int) -> None:
     assert set(pairs.first.tolist()) <= set(range(10, 20))
 
 
+@pytest.mark.parametrize("size", [45, ROWS])
 def test_beyond_the_table_no_count_is_further_too_low_than_said(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     codes = random_codes()
     monkeypatch.setattr(cofiring_module, "MOST_PAIRS", 300)
-    made = counted(codes, 45, 0)
+    made = counted(codes, size, 0)
     fires = (codes > 0).astype(np.int64)
     true, found = fires.T @ fires, made.between(np.arange(FEATURES))
 
