@@ -201,7 +201,7 @@ def _info(
             "split": {**(sae.provenance.get("split") or {}), "which": which},
             "rows": rows,
             "contexts": contexts,
-            "metrics": None if evaluation is None else evaluation.metrics,
+            "metrics": None if evaluation is None else evaluation.record(),
             "definitions": {} if evaluation is None else evaluation.definitions,
             "training": sae.log,
             "versions": versions(),

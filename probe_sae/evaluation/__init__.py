@@ -4,9 +4,8 @@ from probe_sae.evaluation.faithfulness import (
     Evaluation,
     evaluate,
     finite,
-    held_out,
-    sites_of,
 )
+from probe_sae.evaluation.held_rows import held_out, sites_of
 from probe_sae.evaluation.recovery import Recovery, recovery
 from probe_sae.evaluation.steering import Steered, steer
 
