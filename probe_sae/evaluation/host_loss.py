@@ -150,13 +150,13 @@ class _Run:
             return False
         wanted, context = _targets(batch, original)
         count = len(batch.contexts)
-        self._targets.append(np.bincount(context, np.ones(len(context)), count))
+        self._targets.append(_by_context(context, np.ones(len(context)), count))
         for name, change in changes.items():
             got = original if change is None else self._answers(batch, keep, change)
             if got is None:
                 return False
             each = _compared(original, got, wanted).cpu().numpy()
-            sums = [np.bincount(context, column, count) for column in each.T]
+            sums = [_by_context(context, column, count) for column in each.T]
             self._of.setdefault(name, []).append(np.stack(sums, 1))
         self._replaced += int(keep.sum())
         mask = batch.inputs.get("attention_mask")
@@ -194,6 +194,13 @@ class _Run:
         with SiteWatch(self.host, [self._site], self._gatherer.see, stop=False).attached():
             self.host(batch.inputs)
         return self._gatherer.image_rows()
+
+
+def _by_context(context: NDArray[np.int64], values: Array, count: int) -> Array:
+    """Return the sum of values of each context, [contexts]."""
+    sums = np.zeros(count)
+    np.add.at(sums, context, values)
+    return sums
 
 
 def _targets(batch: Batch, logits: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
