@@ -12,7 +12,14 @@ from probe_sae.errors import ShapeError
 from probe_sae.evaluation.formulas import figures
 from probe_sae.evaluation.held_rows import held_out, mean_of, rows_of, sites_of
 from probe_sae.evaluation.intervals import Interval, interval_of_mean, percentiles, resamples_of
-from probe_sae.evaluation.matching import Matches, are_signed, encoder_of, match, nearest
+from probe_sae.evaluation.matching import (
+    Matches,
+    are_signed,
+    encoder_of,
+    match,
+    nearest,
+    random_like,
+)
 from probe_sae.evaluation.row_sums import RowSums, blocks_of
 from probe_sae.progress import say
 from probe_sae.sae import SAE
@@ -94,7 +101,7 @@ def compare(
     encoder_cosine, shared = _encoders(a, b, matches, lines)
     padded = np.zeros(matches.possible)
     padded[: len(matches.cosine)] = matches.cosine
-    drawn = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(seed)).to(ours)
+    drawn = random_like(theirs, seed)
     found = Comparison(
         matches,
         pw_mcc=matches.mean_cosine,

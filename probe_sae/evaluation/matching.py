@@ -113,6 +113,15 @@ def nearest(a: Tensor, b: Tensor, count: int = 1, *, either_sign: bool = False) 
     return Nearest(torch.cat(values).numpy(), torch.cat(indices).numpy())
 
 
+def random_like(directions: Tensor, seed: int) -> Tensor:
+    """Return random directions in place of others, for what chance gives.
+
+    Drawn by numpy: torch's numbers of the same seed are those that an untrained dictionary has.
+    """
+    drawn = np.random.default_rng([seed, 5]).standard_normal(tuple(directions.shape))
+    return torch.from_numpy(drawn).to(directions)
+
+
 def are_signed(*saes: SAE) -> bool:
     """Return whether a feature and its opposite are the same: where activations can be negative."""
     return any(sae.settings.arch == "signed_topk" for sae in saes)

@@ -93,9 +93,7 @@ class MonosemanticityMeter:
             )
         lengths = embeddings.double().norm(dim=1)
         if not bool(torch.isfinite(lengths).all()) or bool((lengths == 0).any()):
-            raise ShapeError(
-                "an embedding is 0 or not finite: it is like nothing. Leave it out."
-            )
+            raise ShapeError("an embedding is 0 or not finite: it is like nothing. Leave it out.")
         unit = normalize(embeddings.double(), dim=1).cpu().numpy()
         values, rows, columns = _entries(codes)
         shape = (len(given), features)

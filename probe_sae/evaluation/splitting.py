@@ -13,6 +13,7 @@ from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.evaluation.comparison import unseen_by_both
 from probe_sae.evaluation.held_rows import rows_of, sites_of
 from probe_sae.evaluation.intervals import Interval, interval_of_mean
+from probe_sae.evaluation.matching import random_like
 from probe_sae.sae import SAE
 from probe_sae.store import Store
 
@@ -112,8 +113,7 @@ def splitting(
         given, alone = _together(small, large, store, i, j)
         kept = given >= share
         i, j, cosines, given, alone = i[kept], j[kept], cosines[kept], given[kept], alone[kept]
-    drawn = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(seed)).to(ours)
-    chance = np.bincount(_akin(ours, drawn, cosine)[0], minlength=len(ours))
+    chance = np.bincount(_akin(ours, random_like(theirs, seed), cosine)[0], minlength=len(ours))
     edges = np.bincount(i, minlength=small.features)
     is_new = (np.bincount(j, minlength=large.features) == 0).astype(np.float64)
     splits, persists = ((edges >= 2).astype(np.float64), (edges == 1).astype(np.float64))
