@@ -4,14 +4,14 @@ All are fitted on rows that the dictionary was trained on, and measured as it is
 random ones: "Sanity checks for sparse autoencoders" 2026, where they came close to trained ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from probe_sae.errors import ShapeError
+from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.progress import say
 from probe_sae.sae import OMP, SAE, SparseCodes, TopK, make_sae
 from probe_sae.sae.refine import refined
@@ -150,9 +150,9 @@ class Pursued(_OfRows):
 
 @torch.no_grad()
 def principal_components(
-    stream: StoreStream | SitesStream, centre: Tensor, k: int, rows: int = FIT_ROWS
+    batches: Iterable[Tensor], centre: Tensor, k: int, rows: int = FIT_ROWS
 ) -> Components:
-    """Return the principal components of a stream's rows.
+    """Return the principal components of rows, [rows, d_model] a batch.
 
     The covariance is summed up in float64, batch by batch, of rows less `centre`, [d_model], so
     that a large mean costs no digits.
@@ -160,7 +160,7 @@ def principal_components(
     width = len(centre)
     scatter = torch.zeros(width, width, dtype=torch.float64)
     total, count = torch.zeros(width, dtype=torch.float64), 0
-    for batch in stream.epoch(0, min(_BATCH, rows)):
+    for batch in batches:
         shifted = batch.double() - centre
         scatter.addmm_(shifted.T, shifted)
         total += shifted.sum(0)
@@ -216,7 +216,7 @@ def baselines_of(
         say(f"rows of {sae.d_model} are too long for the baseline pca; it is left out.")
     else:
         rows = int(min(FIT_ROWS, max(4 * sae.d_model, _FIT_WORK / sae.d_model**2)))
-        found["pca"] = Baseline(principal_components(stream, centre, k, rows))
+        found["pca"] = Baseline(principal_components(stream.epoch(0, _BATCH), centre, k, rows))
     # Each choice of a pursuit looks at all features, and solves for those chosen before.
     work = k * (sae.features * sae.d_model + k**3)
     most = int(min(1024, max(128, _PURSUIT_WORK / work)))
@@ -229,7 +229,8 @@ def beside_of(sae: SAE, beside: Mapping[str, SAE] | None, taken: set[str]) -> di
     """Return the caller's own dictionaries as baselines.
 
     Raises:
-        ShapeError: one takes other rows, or its name is a baseline's already.
+        ShapeError: one takes other rows.
+        SettingsError: its name is a baseline's already.
     """
     found: dict[str, Baseline] = {}
     for name, other in (beside or {}).items():
@@ -239,6 +240,6 @@ def beside_of(sae: SAE, beside: Mapping[str, SAE] | None, taken: set[str]) -> di
                 "compare dictionaries of the same sites."
             )
         if name in taken:
-            raise ShapeError(f"{name!r} is the name of a baseline already; choose another.")
+            raise SettingsError(f"{name!r} is the name of a baseline already; choose another.")
         found[name] = Baseline(other)
     return found

@@ -209,7 +209,7 @@ def _of_baseline(other: Baseline, kept: _Kept, ground: _Ground, sae: SAE) -> dic
     for rows in kept.rows:
         if len(some := rows[::step]):
             _take_in(sums, other.codec, some)
-    return {"rows_evaluated": float(sums.rows)} | _plain(_numbers(sums))
+    return {"rows_evaluated": sums.rows} | _plain(_numbers(sums))
 
 
 def _in_host(

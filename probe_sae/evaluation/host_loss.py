@@ -106,7 +106,7 @@ def host_figures(sums: HostSums, name: str, weights: Array | None = None) -> dic
     count = len(sums.of[name])
     drawn = np.ones((1, count)) if weights is None else weights
     targets = drawn @ sums.targets[:count]
-    changes = {"original", "spliced", "mean_ablated", "zero_ablated"} | {name}
+    changes = dict.fromkeys(["original", "spliced", "mean_ablated", "zero_ablated", name])
     with np.errstate(invalid="ignore", divide="ignore"):
         means = {c: (drawn @ sums.of[c][:count]).T / targets for c in changes}
         figures = _recovered(means, name)
