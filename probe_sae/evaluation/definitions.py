@@ -50,7 +50,8 @@ _MORE = {
     "host_positions.scored": "Targets: predictions of tokens that are rows, the first after a"
     " special token included; special tokens and padding are never to be predicted. Of images,"
     " their classes.",
-    "intervals": "95 %: percentile bootstrap over contexts, whose rows hang together. None for"
+    "intervals": "95 %: percentile bootstrap over contexts, whose rows hang together; too narrow"
+    " where there are fewer than some 20. None for"
     " shares of dead and rare features, of which a resample always has more.",
     "baselines": "The same metrics of what learned nothing or nothing sparse. mean: the mean of the"
     " store's rows. pca: as many principal components of training rows as the dictionary's L0,"
