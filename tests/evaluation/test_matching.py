@@ -142,7 +142,8 @@ def test_copies_are_stable_and_a_stranger_is_not() -> None:
     assert np.isnan(same.subspace_overlap)
     assert mixed.pw_mcc_range[0] < 0.75
     assert mixed.pw_mcc_range[1] == pytest.approx(1, abs=1e-6)
-    assert mixed.found_again[0] == pytest.approx(np.full(FEATURES, 0.5), abs=0.51)
+    assert 0.5 <= mixed.found_again[0].mean() < 0.65
+    assert mixed.found_again[2].mean() < 0.2
     assert mixed.unstable[2] > 20
     assert len(mixed.table()) == 3 * FEATURES
 
