@@ -109,18 +109,9 @@ def stability(
     }
     lines, directions = are_signed(*saes), [sae.directions() for sae in saes]
     best, found_again = _again(directions, lines, threshold)
-    bases = [
-        _basis(directions[i][torch.from_numpy(found_again[i] < 0.5)]) for i in range(len(saes))
-    ]
-    angles = {
-        (i, j): _angles(bases[i], bases[j])
-        for i, j in pairs
-        if bases[i].shape[1] and bases[j].shape[1]
-    }
     mccs, shares = ([getattr(p, name) for p in pairs.values()] for name in ("pw_mcc", "shared"))
-    width = directions[0].shape[1]
-    chances = [max(bases[i].shape[1], bases[j].shape[1]) / width for i, j in angles]
-    overlaps = [float(np.square(np.cos(np.deg2rad(each))).mean()) for each in angles.values()]
+    unstable = [torch.from_numpy(row < 0.5) for row in found_again]
+    spaces = _subspaces([d[which] for d, which in zip(directions, unstable, strict=True)])
     return Stability(
         pairs=pairs,
         pw_mcc=float(np.mean(mccs)),
@@ -132,12 +123,33 @@ def stability(
         threshold=threshold,
         best=best,
         found_again=found_again,
-        unstable=tuple(int((row < 0.5).sum()) for row in found_again),
-        subspace_ranks=tuple(basis.shape[1] for basis in bases),
-        principal_angles=angles,
-        subspace_overlap=float(np.mean(overlaps)) if overlaps else float("nan"),
-        subspace_overlap_at_chance=float(np.mean(chances)) if chances else float("nan"),
+        unstable=tuple(int(which.sum()) for which in unstable),
+        subspace_ranks=spaces.ranks,
+        principal_angles=spaces.angles,
+        subspace_overlap=spaces.overlap,
+        subspace_overlap_at_chance=spaces.at_chance,
     )
+
+
+@dataclass(frozen=True)
+class _Subspaces:
+    ranks: tuple[int, ...]
+    angles: dict[tuple[int, int], NDArray[np.float64]]
+    overlap: float
+    at_chance: float
+
+
+def _subspaces(directions: list[Tensor]) -> _Subspaces:
+    """Return how the subspaces of some directions lie to each other."""
+    bases = [_basis(each) for each in directions]
+    ranks = tuple(basis.shape[1] for basis in bases)
+    pairs = [(i, j) for i, j in combinations(range(len(bases)), 2) if ranks[i] and ranks[j]]
+    angles = {(i, j): _angles(bases[i], bases[j]) for i, j in pairs}
+    if not pairs:
+        return _Subspaces(ranks, angles, float("nan"), float("nan"))
+    overlaps = [float(np.square(np.cos(np.deg2rad(each))).mean()) for each in angles.values()]
+    chances = [max(ranks[i], ranks[j]) / directions[0].shape[1] for i, j in pairs]
+    return _Subspaces(ranks, angles, float(np.mean(overlaps)), float(np.mean(chances)))
 
 
 def _again(

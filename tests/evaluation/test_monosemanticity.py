@@ -1,6 +1,7 @@
 """The linear form is the sum over pairs, whatever the batches."""
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.evaluation import MonosemanticityMeter, monosemanticity
-from probe_sae.sae import SparseCodes
+from probe_sae.host import load_host
+from probe_sae.recording import CaptureSettings, capture, load_dataset
+from probe_sae.sae import SparseCodes, TopK, make_sae
 
 INPUTS, FEATURES, WIDTH = 60, 9, 5
 
@@ -95,3 +98,24 @@ def test_embeddings_of_other_inputs_and_of_no_length_are_refused() -> None:
         monosemanticity(codes, torch.zeros(INPUTS, WIDTH))
     with pytest.raises(SettingsError, match="how many features"):
         monosemanticity(SparseCodes(codes, codes.long()), embeddings)
+
+
+def test_an_image_of_a_store_counts_with_its_strongest_patches(tmp_path: Path) -> None:
+    host, digits = load_host("bundled:digits-vit", device="cpu"), load_dataset("digits")
+    settings = CaptureSettings(rows=400, dtype="float32")
+    store = capture(host, digits, "blocks.0.resid_post", tmp_path / "store", settings)
+    rows = store.read("blocks.0.resid_post", 0, store.rows)
+    sae = make_sae(TopK(features=32, k=4), rows.shape[1]).requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    sae.initialise(rows, generator)
+    embeddings = torch.randn(store.contexts, 6, generator=generator)
+    images = torch.from_numpy(store.context_of_row)
+    codes = sae.encode(rows)
+    pooled = torch.stack([codes[images == image].amax(0) for image in range(store.contexts)])
+
+    found = monosemanticity((sae, store), embeddings)
+
+    assert found.inputs == store.contexts > 5
+    assert np.allclose(found.scores, monosemanticity(pooled, embeddings).scores, equal_nan=True)
+    with pytest.raises(ShapeError, match="contexts"):
+        monosemanticity((sae, store), embeddings[1:])
