@@ -214,7 +214,7 @@ def _info(
         "split": {**(sae.provenance.get("split") or {}), "which": source.which},
         "rows": codes.rows,
         "contexts": int(source.contexts.sum()),
-        "metrics": None if evaluation is None else evaluation.metrics,
+        "metrics": None if evaluation is None else evaluation.record(),
         "definitions": {} if evaluation is None else evaluation.definitions,
         "training": sae.log,
         "versions": versions(),

@@ -1,41 +1,45 @@
 """How faithful a dictionary is, on inputs that training never saw.
 
 Two views: the reconstruction of the rows, and what the host loses when the reconstruction takes
-their place.
+their place. Each metric has an interval and stands beside baselines.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from probe_sae.errors import SettingsError, ShapeError
-from probe_sae.host import Host, ReplaceRows, Site, SiteWatch, constant, edit, zero
-from probe_sae.progress import progress, say
-from probe_sae.recording import Batch, Recipe, RowGatherer, as_recorded, batches, load_dataset
-from probe_sae.sae import DEFINITIONS, SAE, ReconstructionMeter, load_sae
-from probe_sae.store import (
-    SitesStream,
-    Store,
-    StoreStream,
-    held_out_contexts,
-    open_store,
-    stream_of,
+from probe_sae.evaluation.baselines import (
+    SAMPLE_ROWS,
+    Baseline,
+    Codec,
+    Constant,
+    baselines_of,
+    beside_of,
 )
+from probe_sae.evaluation.definitions import defined
+from probe_sae.evaluation.formulas import Figures, densities, figures
+from probe_sae.evaluation.held_rows import held_out, mean_of, rows_of, sites_of
+from probe_sae.evaluation.host_loss import LOSS_CONTEXTS, HostSums, host_figures, host_sums
+from probe_sae.evaluation.intervals import Interval, intervals_of, resamples_of, row_intervals
+from probe_sae.evaluation.row_sums import RowSums, blocks_of, fitting_blocks
+from probe_sae.host import Host
+from probe_sae.progress import say
+from probe_sae.recording import Recipe, load_dataset
+from probe_sae.sae import SAE, load_sae
+from probe_sae.store import Store, open_store, stream_of
 from probe_sae.training import warn_of_scale
 
-LOSS_CONTEXTS = 200
-"""Contexts on which the host's loss is measured; four runs of the host each."""
-BATCH_ROWS = 4096
-SAMPLE_ROWS = 4096
-"""Rows whose scale is compared with the dictionary's."""
+BASELINE_ROWS = 65_536
+"""Held-out rows on which baselines are measured."""
+_KEPT_VALUES = 1 << 26
+"""Values of these rows that are kept in memory: 256 MiB."""
 
 
 @dataclass(frozen=True)
@@ -44,110 +48,218 @@ class Evaluation:
 
     metrics: dict[str, Any]
     definitions: dict[str, str]
+    intervals: dict[str, Interval] = field(default_factory=dict[str, Interval])
+    """Name of a metric, nested ones as `outer.inner` -> where it lies, 95 %."""
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """Name of a baseline -> its metrics, those that are one number."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the metrics with intervals and baselines among them, as files hold them."""
+        kept: dict[str, Any] = {
+            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
+            "baselines": self.baselines,
+        }
+        return self.metrics | {name: value for name, value in kept.items() if value}
 
 
 def evaluate(
     sae: SAE | str | Path,
     store: Store | str | Path,
-    *,
     host: Host | None = None,
     dataset: Recipe | None = None,
+    *,
+    baselines: bool = True,
+    beside: Mapping[str, SAE] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    contexts: int = LOSS_CONTEXTS,
 ) -> Evaluation:
-    """Measure a dictionary on the held-out rows of a store.
+    """Measure a dictionary on the held-out rows of a store, in one pass and in float64.
 
     Args:
         sae: the dictionary, or its folder.
         store: the store, or its folder.
         host: with it, the host's loss is measured too.
         dataset: the recipe that the store was recorded from; found by its name, by default.
+        baselines: measure these as well: the mean, principal components, an untrained dictionary,
+            random directions.
+        beside: other dictionaries of the same rows to measure like a baseline, by name.
+        resamples: of contexts, for the intervals; 0 for none.
+        seed: of resamples and baselines.
+        contexts: held-out texts or images on which the host's loss is measured, at most.
 
     Raises:
         ShapeError: the store's rows are not d_model long.
-        SettingsError: the host or the recipe is not the one recorded.
+        SettingsError: the host or the recipe is not the one recorded, or a number makes no sense.
     """
     if not isinstance(sae, SAE):
         sae = load_sae(sae)
     opened = store if isinstance(store, Store) else open_store(store)
     sites = sites_of(sae, opened)
     held = held_out(sae, opened)
-    meter = reconstruction(sae, stream_of(opened, sites, 0, held))
-    metrics: dict[str, Any] = {
-        "rows_evaluated": meter.rows,
-        "fraction_unexplained": meter.fraction_unexplained,
-        "l0": meter.l0,
-        "dead_fraction": meter.dead_fraction,
-        "dense_fraction": meter.dense_fraction,
-    }
-    if not sae.settings.is_scaled:
-        metrics |= _in_own_units(sae, stream_of(opened, sites, 0, held))
-    if host is not None and len(sites) > 1:
+    ground = _Ground(opened, sites, held, mean_of(opened, sites), seed)
+    warn_of_scale(sae, stream_of(opened, sites, 0, held).sample(SAMPLE_ROWS))
+    with torch.no_grad():
+        sums, kept = _gathered(sae, ground, few=baselines or bool(beside))
+        found = _numbers(sums)
+        metrics: dict[str, Any] = {"rows_evaluated": sums.rows} | _nested(found)
+        intervals = row_intervals(sums, resamples, seed) if resamples else {}
+        if not sae.settings.is_scaled:
+            metrics |= _in_own_units(sae, ground)
+        others = _others(sae, ground, metrics["l0"], baselines, beside)
+        measured = {name: _of_baseline(other, kept, ground, sae) for name, other in others.items()}
+        in_host = _in_host(sae, ground, host, dataset, others, contexts)
+    if in_host is not None:
+        of_host = host_figures(in_host, "spliced")
+        metrics |= _nested(of_host) | {"host_positions": _positions(in_host)}
+        intervals |= _host_intervals(in_host, resamples, seed)
+        for name in measured:
+            change = "mean_ablated" if name == "mean" else name
+            if change in in_host.of:
+                measured[name] |= _plain(host_figures(in_host, change))
+    result = Evaluation(metrics, {}, intervals, measured)
+    return Evaluation(metrics, defined(result.record()), intervals, measured)
+
+
+class _Ground(NamedTuple):
+    """The rows to measure on."""
+
+    store: Store
+    sites: list[str]
+    held: NDArray[np.bool_]
+    mean: Tensor
+    """Of all rows of the store, [sum of widths] float64."""
+    seed: int
+
+    def centre(self, codec: SAE | Codec) -> Tensor:
+        """Return the mean of what is to be reconstructed, [d_out]."""
+        return codec.split(self.mean[None])[1][0]
+
+
+class _Kept(NamedTuple):
+    """Rows kept from the pass, for baselines."""
+
+    rows: list[Tensor]
+    """Each [rows, sum of widths]."""
+
+
+def _gathered(sae: SAE, ground: _Ground, *, few: bool) -> tuple[RowSums, _Kept]:
+    """Return the sums over all held-out rows, and some of these rows."""
+    blocks = blocks_of(ground.held, ground.seed, fitting_blocks(sae.features))
+    sums = RowSums(sae.features, ground.centre(sae), blocks.count)
+    most = min(BASELINE_ROWS, _KEPT_VALUES // len(ground.mean)) if few else 0
+    wanted = _draw(ground, most)
+    kept: list[Tensor] = []
+    for rows, context in rows_of(ground.store, ground.sites, ground.held):
+        block = torch.from_numpy(blocks.of_context[context])
+        _take_in(sums, sae, rows, block)
+        if most and wanted[context].any():
+            kept.append(rows[torch.from_numpy(wanted[context])])
+    return sums, _Kept(kept)
+
+
+def _draw(ground: _Ground, rows: int) -> NDArray[np.bool_]:
+    """Mark held-out contexts drawn at random that hold about so many rows, [contexts]."""
+    measured = np.flatnonzero(ground.held)
+    share = rows * len(ground.held) / max(1, ground.store.rows * len(measured))
+    count = min(len(measured), math.ceil(share * len(measured)))
+    drawn = np.random.default_rng([ground.seed, 3]).permutation(measured)[:count]
+    marks = np.zeros(len(ground.held), dtype=np.bool_)
+    marks[drawn] = True
+    return marks
+
+
+def _take_in(sums: RowSums, codec: SAE | Codec, rows: Tensor, block: Tensor | None = None) -> None:
+    x, target = codec.split(rows)
+    codes = codec.encode_sparse(x)
+    fires = codec.fires(codes.values)
+    sums.add(target, codec.reconstruct(x, codes), codes, fires=fires, block=block)
+
+
+def _numbers(sums: RowSums) -> Figures:
+    """Return every metric of sums over rows."""
+    found = figures(sums.totals())
+    if sums.fired.shape[1]:
+        found |= densities(sums.fired.sum(0).numpy(), sums.rows)
+    return found
+
+
+def _others(
+    sae: SAE, ground: _Ground, l0: float, baselines: bool, beside: Mapping[str, SAE] | None
+) -> dict[str, Baseline]:
+    """Return what the dictionary is measured beside."""
+    found: dict[str, Baseline] = {}
+    if baselines:
+        if ground.held.all():
+            say("no rows of this store were trained on: baselines are fitted on those measured.")
+        seen = ~ground.held if not ground.held.all() else ground.held
+        stream = stream_of(ground.store, ground.sites, ground.seed, seen)
+        found["mean"] = Baseline(Constant(sae, ground.centre(sae)), runs_in_host=False)
+        found |= baselines_of(sae, stream, ground.mean, l0, ground.seed)
+    return found | beside_of(sae, beside, set(found))
+
+
+def _of_baseline(other: Baseline, kept: _Kept, ground: _Ground, sae: SAE) -> dict[str, float]:
+    """Return the metrics of a baseline on some of the rows."""
+    sums = RowSums(other.codec.features, ground.centre(sae))
+    left = other.most_rows
+    total = sum(map(len, kept.rows))
+    # Rows at even steps over all that were kept: the first of them would be of few contexts.
+    step = max(1, -(-total // left))
+    for rows in kept.rows:
+        if len(some := rows[::step]):
+            _take_in(sums, other.codec, some)
+    return {"rows_evaluated": sums.rows} | _plain(_numbers(sums))
+
+
+def _in_host(
+    sae: SAE,
+    ground: _Ground,
+    host: Host | None,
+    dataset: Recipe | None,
+    others: Mapping[str, Baseline],
+    contexts: int,
+) -> HostSums | None:
+    if host is None:
+        return None
+    if len(ground.sites) > 1:
         say("the host's loss is measured for dictionaries of one site; this one has several.")
-    elif host is not None:
-        recipe = dataset or load_dataset(opened.provenance["dataset"]["name"])
-        losses = host_losses(sae, opened, sites[0], host, recipe, held)
-        if losses is not None:
-            metrics["loss"] = losses
-            metrics["loss_recovered"] = loss_recovered(losses)
-    return Evaluation(metrics, {n: d for n, d in DEFINITIONS.items() if n in metrics})
+        return None
+    recipe = dataset or load_dataset(ground.store.provenance["dataset"]["name"])
+    changes = {name: other for name, other in others.items() if other.runs_in_host}
+    return host_sums(
+        Baseline(sae),
+        ground.store,
+        ground.sites[0],
+        host,
+        recipe,
+        ground.held,
+        baselines=changes,
+        contexts=contexts,
+    )
 
 
-def sites_of(sae: SAE, store: Store) -> list[str]:
-    """Return the sites of a store that a dictionary was trained on; else its only one.
-
-    Raises:
-        SiteNotFound: the store lacks one of them.
-        ShapeError: rows are not as long as those that the dictionary takes.
-    """
-    sites = [store.site(name) for name in sae.provenance.get("sites") or [None]]
-    widths = tuple(site.width for site in sites)
-    if widths != sae.widths:
-        raise ShapeError(
-            f"{', '.join(site.name for site in sites)} has rows of "
-            f"{' + '.join(map(str, widths))}; the dictionary takes "
-            f"{' + '.join(map(str, sae.widths))}."
-        )
-    return [site.name for site in sites]
+def _host_intervals(sums: HostSums, resamples: int, seed: int) -> dict[str, Interval]:
+    count = len(sums.targets)
+    if not resamples or count < 2:
+        return {}
+    return intervals_of(host_figures(sums, "spliced", resamples_of(count, resamples, seed)))
 
 
-def held_out(sae: SAE, store: Store) -> NDArray[np.bool_]:
-    """Mark the contexts of a store that the dictionary's training never saw, [contexts].
-
-    All of them, where the dictionary was trained on another store.
-    """
-    known = sae.provenance.get("store") or {}
-    split = sae.provenance.get("split")
-    if not known:
-        say("it is not known which rows this dictionary was trained on; all are measured here.")
-    if split is None or known.get("recording") != store.recording:
-        return np.ones(store.contexts, dtype=np.bool_)
-    if not split["held_out"]:
-        say("training held nothing out: it saw every row of this store that is measured now.")
-        return np.ones(store.contexts, dtype=np.bool_)
-    held = held_out_contexts(store.contexts, split["held_out"], split["seed"])
-    if not held.any():
-        held[-1:] = True
-    return held
+def _positions(sums: HostSums) -> dict[str, int]:
+    return {
+        "contexts": len(sums.targets),
+        "replaced": sums.replaced,
+        "untouched": sums.untouched,
+        "scored": int(sums.targets.sum()),
+    }
 
 
-@torch.no_grad()
-def reconstruction(sae: SAE, stream: StoreStream | SitesStream) -> ReconstructionMeter:
-    """Return the metrics of the reconstruction of every row of a stream."""
-    meter = ReconstructionMeter(sae.features, sae.settings.fires_above)
-    warn_of_scale(sae, stream.sample(SAMPLE_ROWS))
-    with progress("evaluate", stream.rows) as advance:
-        for rows in stream.in_order(BATCH_ROWS):
-            x, target = sae.split(rows)
-            codes = sae.encode_sparse(x)
-            meter.add(target, sae.reconstruct(x, codes), codes)
-            advance(len(rows))
-    return meter
-
-
-@torch.no_grad()
-def _in_own_units(sae: SAE, stream: StoreStream | SitesStream) -> dict[str, Any]:
+def _in_own_units(sae: SAE, ground: _Ground) -> dict[str, Any]:
     """Return what is usually said of dictionaries whose rows are not scaled."""
     errors: list[float] = []
     sums = torch.zeros(sae.features, dtype=torch.float64)
+    stream = stream_of(ground.store, ground.sites, 0, ground.held)
     for rows in stream.in_order(128):
         codes = sae.encode(rows)
         errors.append(float((sae.reconstruct(rows, codes) - rows).double().square().mean()))
@@ -158,126 +270,27 @@ def _in_own_units(sae: SAE, stream: StoreStream | SitesStream) -> dict[str, Any]
     }
 
 
-def loss_recovered(losses: dict[str, float]) -> float:
-    """Return (mean-ablated - spliced) / (mean-ablated - original); NaN if ablation costs nothing.
-
-    Source: "CE loss recovered" of SAEBench, with mean- instead of zero-ablation.
-    """
-    span = losses["mean_ablated"] - losses["original"]
-    return (losses["mean_ablated"] - losses["spliced"]) / span if span else float("nan")
-
-
-@torch.no_grad()
-def host_losses(
-    sae: SAE, store: Store, site: str, host: Host, recipe: Recipe, held: NDArray[np.bool_]
-) -> dict[str, float] | None:
-    """Return the host's mean loss in nats: original, spliced, mean_ablated, zero_ablated.
-
-    Over up to `LOSS_CONTEXTS` held-out contexts. None where the host has no loss on these inputs.
-
-    Raises:
-        SettingsError: host or recipe are not those that were recorded.
-    """
-    _check_same(store, host, recipe)
-    settings = store.provenance["settings"]
-    mean = store.statistics(site).mean
-    changes: dict[str, Callable[[Tensor], Tensor] | None] = {
-        "original": None,
-        "spliced": sae,
-        "mean_ablated": constant(mean if mean is not None else torch.zeros(sae.d_model)),
-        "zero_ablated": zero,
-    }
-    (found,) = host.find_sites([site])
-    host = host.only([found], store.kind)
-    gatherer = RowGatherer(host, [found], settings["tokens"])
-    sums, count, left = dict.fromkeys(changes, 0.0), 0, LOSS_CONTEXTS
-    for batch in batches(host, recipe, **as_recorded(settings)):
-        if left <= 0 or batch.contexts[0].index >= store.contexts:
-            break
-        chosen = _only(batch, held, left)
-        if chosen is None:
-            continue
-        left -= len(chosen.contexts)
-        keep = (
-            chosen.keep if chosen.keep is not None else _image_rows(host, found, chosen, gatherer)
-        )
-        for name, change in changes.items():
-            loss = _loss(host, found, chosen, keep, change)
-            if loss is None:
-                return None
-            sums[name] += float(loss.sum())
-        count += int(loss.numel())  # type: ignore[union-attr]
-    return {name: total / count for name, total in sums.items()} if count else None
+def _nested(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return numbers as plain ones, `outer.inner` as a table in a table."""
+    found: dict[str, Any] = {}
+    for name, value in figures.items():
+        outer, _, inner = name.partition(".")
+        if inner:
+            found.setdefault(outer, {})[inner] = float(value)
+        else:
+            found[outer] = float(value)
+    return found
 
 
-def _check_same(store: Store, host: Host, recipe: Recipe) -> None:
-    recorded = store.provenance
-    if recorded["host"]["digest"] != host.digest:
-        raise SettingsError(
-            f"the store was recorded from {recorded['host']['name']} with other weights than "
-            f"{host.name} has here; its loss would mean nothing."
-        )
-    if recorded["dataset"]["fingerprint"] != recipe.fingerprint:
-        raise SettingsError(
-            f"the store was recorded from dataset {recorded['dataset']['name']}, not from "
-            f"{recipe.name} as it is here."
-        )
-
-
-def _only(batch: Batch, held: NDArray[np.bool_], most: int) -> Batch | None:
-    """Return the batch's held-out contexts, at most `most`; None where there are none."""
-    places = [i for i, c in enumerate(batch.contexts) if c.index < len(held) and held[c.index]][
-        :most
-    ]
-    if not places:
-        return None
-    return Batch(
-        {name: tensor[places] for name, tensor in batch.inputs.items()},
-        [batch.contexts[i] for i in places],
-        None if batch.keep is None else batch.keep[places],
-        None if batch.positions is None else batch.positions[places],
-        batch.labels[places],
-        None if batch.documents is None else batch.documents[places],
-    )
-
-
-def _image_rows(host: Host, site: Site, batch: Batch, gatherer: RowGatherer) -> Tensor:
-    """Return which positions of the site are rows, [batch, positions], from one run."""
-    gatherer.expect(batch)
-    with SiteWatch(host, [site], gatherer.see, stop=False).attached():
-        host(batch.inputs)
-    return gatherer.image_rows()
-
-
-def _loss(
-    host: Host, site: Site, batch: Batch, keep: Tensor, change: Callable[[Tensor], Tensor] | None
-) -> Tensor | None:
-    """Return the loss of each target in nats, [targets], with the site's rows changed."""
-    if change is None:
-        output = host(batch.inputs)
-    else:
-        with edit(host, site.name, ReplaceRows(keep.to(host.device), change)):
-            output = host(batch.inputs)
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
-        return None
-    if batch.keep is not None:
-        wanted = batch.keep[:, 1:].to(logits.device)
-        return cross_entropy(
-            logits[:, :-1][wanted].float(),
-            batch.inputs["input_ids"][:, 1:][wanted],
-            reduction="none",
-        )
-    labels = batch.labels.to(logits.device)
-    if logits.ndim != 2 or bool((labels < 0).any()) or int(labels.max()) >= logits.shape[1]:
-        return None
-    return cross_entropy(logits.float(), labels, reduction="none")
+def _plain(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Return those that are not nested, as plain numbers."""
+    return {name: float(value) for name, value in figures.items() if "." not in name}
 
 
 def finite(value: Any) -> Any:
     """Return `value` with every NaN and infinity as None, as JSON has neither."""
     if isinstance(value, dict):
         return {name: finite(entry) for name, entry in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -106,7 +106,7 @@ def _stages(
             },
             "seconds": clock.seconds,
             "versions": versions(),
-            "metrics": evaluation.metrics,
+            "metrics": evaluation.record(),
         }
     )
     clock.forget()

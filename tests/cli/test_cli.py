@@ -76,9 +76,22 @@ def test_evaluate_prints_each_metric_with_its_formula(folder: Path) -> None:
     arguments = ["evaluate", folder / "sae", folder / "store"]
     person, machine = call(*arguments), call(*arguments, "--json")
 
-    metrics = json.loads(machine.stdout)["metrics"]
-    assert metrics["l0"] == pytest.approx(4, abs=0.05)
+    found = json.loads(machine.stdout)
+    assert found["metrics"]["l0"] == pytest.approx(4, abs=0.05)
+    low, high = found["intervals"]["fraction_unexplained"]
+    assert low <= found["metrics"]["fraction_unexplained"] <= high
+    assert set(found["baselines"]) == {"mean", "pca", "random", "untrained"}
     assert "Sum of squared errors over sum of squared deviations" in person.stdout
+    head = person.stdout.splitlines()[0].split()
+    assert head == ["value", "95", "%", "interval", "mean", "untrained", "pca", "random"]
+
+
+def test_evaluate_leaves_baselines_and_intervals_out_when_told(folder: Path) -> None:
+    arguments = ["evaluate", folder / "sae", folder / "store", "--no-baselines", "--resamples", "0"]
+
+    found = json.loads(call(*arguments, "--json").stdout)
+
+    assert found["baselines"] == found["intervals"] == {}
 
 
 def test_store_info_and_verify(folder: Path) -> None:

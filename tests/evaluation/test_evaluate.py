@@ -1,15 +1,21 @@
 """What a perfect, a useless and an ordinary dictionary score is what the formulas say."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from probe_sae.errors import SettingsError, ShapeError
-from probe_sae.evaluation import evaluate, held_out
-from probe_sae.evaluation.faithfulness import host_losses
+from probe_sae.evaluation import compare, evaluate, finite, held_out, splitting
+from probe_sae.evaluation.baselines import principal_components
+from probe_sae.evaluation.host_loss import host_figures, host_sums
 from probe_sae.host import Host, load_host
 from probe_sae.recording import Recipe, load_dataset
 from probe_sae.sae import SAE, TopK, fraction_unexplained, make_sae
 from probe_sae.store import Store, held_out_contexts
+from probe_sae.training import TrainSettings, train
 
 from .conftest import SITE
 
@@ -35,30 +41,46 @@ def constant(store: Store) -> SAE:
     return sae.requires_grad_(False)
 
 
+@pytest.fixture(scope="module")
+def trained(store: Store) -> SAE:
+    run = TrainSettings(rows=40_000, batch_size=512, held_out=0.1)
+    return train(store, TopK(features=96, k=8), run)
+
+
 def test_a_perfect_dictionary_recovers_everything(
     store: Store, code_lm: Host, stdlib: Recipe
 ) -> None:
     width = store.site().width
-    metrics = evaluate(perfect(width), store, host=code_lm, dataset=stdlib).metrics
+    metrics = evaluate(perfect(width), store, code_lm, stdlib, baselines=False, contexts=40).metrics
 
     assert metrics["fraction_unexplained"] < 1e-9
     assert metrics["loss_recovered"] == pytest.approx(1, abs=1e-4)
     assert metrics["l0"] == pytest.approx(width, rel=0.01)
     assert metrics["rows_evaluated"] == store.rows
+    assert metrics["kl"]["spliced"] == pytest.approx(0, abs=1e-5)
+    assert metrics["kl_recovered"] == pytest.approx(1, abs=1e-5)
+    assert metrics["accuracy_kept"] == pytest.approx(1, abs=1e-3)
+    assert metrics["agreement"]["spliced"] == pytest.approx(1, abs=1e-3)
+    assert metrics["shrinkage"] == pytest.approx(1, abs=1e-6)
 
 
 def test_saying_the_mean_recovers_nothing(store: Store, code_lm: Host, stdlib: Recipe) -> None:
-    metrics = evaluate(constant(store), store, host=code_lm, dataset=stdlib).metrics
+    metrics = evaluate(
+        constant(store), store, code_lm, stdlib, baselines=False, contexts=40
+    ).metrics
 
     assert metrics["fraction_unexplained"] == pytest.approx(1, abs=1e-6)
     assert metrics["loss_recovered"] == pytest.approx(0, abs=1e-4)
-    assert metrics["dead_fraction"] == 1
+    assert metrics["kl_recovered"] == pytest.approx(0, abs=1e-4)
+    assert metrics["dead_fraction"] == metrics["density"]["dead"] == 1
+    assert metrics["kl"]["spliced"] == pytest.approx(metrics["kl"]["mean_ablated"], rel=1e-4)
+    assert metrics["loss_recovered_zero"] > 0
 
 
 def test_the_original_loss_is_the_models_own(store: Store, code_lm: Host, stdlib: Recipe) -> None:
     """transformers' own loss on the same contexts, one by one."""
     held = held_out_contexts(store.contexts, 0.05, seed=0)
-    losses = host_losses(constant(store), store, SITE, code_lm, stdlib, held)
+    sums = host_sums(constant(store), store, SITE, code_lm, stdlib, held)
     total, count = 0.0, 0
     for context in store.inputs():
         if held[context.index] and context.tokens is not None and len(context.tokens) > 1:
@@ -66,9 +88,10 @@ def test_the_original_loss_is_the_models_own(store: Store, code_lm: Host, stdlib
             total += float(code_lm.model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
             count += ids.shape[1] - 1
 
-    assert losses is not None
-    assert losses["original"] == pytest.approx(total / count, rel=1e-4)
-    assert losses["mean_ablated"] > losses["original"]
+    assert sums is not None
+    figures = host_figures(sums, "spliced")
+    assert figures["loss.original"] == pytest.approx(total / count, rel=1e-4)
+    assert figures["loss.mean_ablated"] > figures["loss.original"]
 
 
 def test_metrics_are_those_of_the_held_out_rows_alone(store: Store) -> None:
@@ -79,13 +102,154 @@ def test_metrics_are_those_of_the_held_out_rows_alone(store: Store) -> None:
     held = held_out(sae, store)
     rows = store.read(SITE, 0, store.rows)[torch.from_numpy(held[store.context_of_row])]
 
-    metrics = evaluate(sae, store).metrics
+    metrics = evaluate(sae, store, baselines=False).metrics
 
     assert 0.1 < held.mean() < 0.3
     assert metrics["rows_evaluated"] == len(rows)
     expected = fraction_unexplained(rows, sae(rows))
     assert metrics["fraction_unexplained"] == pytest.approx(expected, rel=1e-6)
-    assert set(evaluate(sae, store).definitions) == set(metrics)
+
+
+def test_the_metrics_of_the_host_are_those_of_plain_runs_of_it(
+    store: Store, code_lm: Host, stdlib: Recipe
+) -> None:
+    """One context at a time, a hook of our own, softmax in float64; the special token stays."""
+    sae = make_sae(TopK(features=64, k=4), store.site().width).requires_grad_(False)
+    sae.initialise(store.read(SITE, 0, 2000), torch.Generator().manual_seed(0))
+    held = np.zeros(store.contexts, dtype=np.bool_)
+    held[[1, 4, 5]] = True
+    found = host_sums(sae, store, SITE, code_lm, stdlib, held)
+    assert found is not None
+    figures = host_figures(found, "spliced")
+
+    module = code_lm.model.get_submodule(code_lm.find_sites([SITE])[0].path)
+    losses, kls, right, special = list[Tensor](), list[Tensor](), list[Tensor](), 0
+    for context in store.inputs():
+        if not held[context.index] or context.tokens is None:
+            continue
+        ids = torch.from_numpy(context.tokens).long()[None]
+        is_row = torch.from_numpy(np.isin(ids[0], code_lm.tokenizer.all_special_ids, invert=True))
+        special += int((~is_row).sum())
+
+        def spliced(_module: object, _inputs: object, out: Any, keep: Tensor = is_row) -> Any:
+            rows = (out[0] if isinstance(out, tuple) else out).clone()
+            rows[0, keep] = sae(rows[0, keep])
+            return (rows, *out[1:]) if isinstance(out, tuple) else rows
+
+        with torch.no_grad():
+            before = code_lm.model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+            handle = module.register_forward_hook(spliced)
+            after = code_lm.model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+            handle.remove()
+        scored = is_row[1:]
+        wanted = ids[0, 1:][scored]
+        losses.append(-after[scored].gather(1, wanted[:, None])[:, 0])
+        kls.append((before.exp() * (before - after)).sum(1)[scored])
+        right.append((after[scored].argmax(1) == wanted).double())
+
+    assert figures["loss.spliced"] == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
+    assert figures["kl.spliced"] == pytest.approx(float(torch.cat(kls).mean()), rel=1e-3)
+    assert figures["accuracy.spliced"] == pytest.approx(float(torch.cat(right).mean()), abs=2e-3)
+    assert found.untouched == special
+    assert found.replaced == int(held[store.context_of_row].sum())
+    assert found.targets.sum() == len(torch.cat(losses))
+
+
+def test_baselines_stand_in_the_right_order(
+    trained: SAE, store: Store, code_lm: Host, stdlib: Recipe
+) -> None:
+    """Trained before untrained, before the mean, whose numbers are those of ablation."""
+    found = evaluate(trained, store, code_lm, stdlib, beside={"same": trained}, resamples=100)
+
+    lines, metrics = found.baselines, found.metrics
+    unexplained = {name: line["fraction_unexplained"] for name, line in lines.items()}
+    recovered = {name: line.get("loss_recovered") for name, line in lines.items()}
+    assert set(lines) == {"mean", "untrained", "pca", "random", "same"}
+    assert metrics["fraction_unexplained"] < unexplained["untrained"] < unexplained["mean"]
+    assert unexplained["random"] < unexplained["untrained"]
+    assert unexplained["mean"] == pytest.approx(1, abs=0.02)
+    assert lines["mean"]["l0"] == 0
+    assert lines["pca"]["l0"] == lines["random"]["l0"] == round(metrics["l0"])
+    assert recovered["mean"] == pytest.approx(0, abs=1e-9)
+    assert recovered["random"] is None
+    assert metrics["loss_recovered"] > (recovered["untrained"] or 0)
+    for name in ("fraction_unexplained", "l0", "cosine", "loss_recovered", "kl_recovered"):
+        assert lines["same"][name] == pytest.approx(metrics[name], rel=1e-6), name
+    for name in ("fraction_unexplained", "loss_recovered", "kl.spliced"):
+        low, high = found.intervals[name]
+        outer, _, inner = name.partition(".")
+        value = metrics[outer][inner] if inner else metrics[outer]
+        assert low < value < high, name
+
+
+def test_every_metric_is_defined_and_a_seed_gives_the_same_again(
+    trained: SAE, store: Store
+) -> None:
+    one, two = (evaluate(trained, store, resamples=50, seed=3) for _ in range(2))
+
+    names = set(one.record())
+    names |= {f"{n}.{part}" for n in ("cousins", "density") for part in one.metrics[n]}
+    assert names == set(one.definitions)
+    assert finite(one.record()) == finite(two.record())
+    assert evaluate(trained, store, resamples=0, baselines=False).record().keys() == (
+        one.metrics.keys()
+    )
+
+
+def test_principal_components_are_those_of_all_rows_at_once(store: Store) -> None:
+    """Of rows that are far from 0: a covariance of float32 would be noise."""
+    rows = store.read(SITE, 0, 3000).double() + 1e4
+    centre = rows.mean(0) + 0.3
+    found = principal_components(rows.split([1, 999, 2000]), centre, k=5)
+
+    centred = rows - rows.mean(0)
+    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+    every = centred @ axes.T
+    weak = every.abs().topk(rows.shape[1] - 5, 1, largest=False).indices
+    expected = every.scatter(1, weak, 0.0) @ axes + rows.mean(0)
+    codes = found.encode_sparse(rows)
+    assert torch.allclose(found.reconstruct(rows, codes), expected, atol=1e-4)
+    assert found.fires(codes.values).sum(1).unique().tolist() == [5]
+
+
+def test_a_baseline_of_other_rows_or_by_a_taken_name_is_refused(trained: SAE, store: Store) -> None:
+    other = make_sae(TopK(features=9, k=2), 7)
+
+    with pytest.raises(ShapeError, match="same sites"):
+        evaluate(trained, store, baselines=False, beside={"narrow": other})
+    with pytest.raises(SettingsError, match="choose another"):
+        evaluate(trained, store, beside={"pca": trained})
+
+
+def test_two_dictionaries_are_compared_on_the_rows_that_neither_saw(
+    trained: SAE, store: Store
+) -> None:
+    order = torch.randperm(trained.features, generator=torch.Generator().manual_seed(1))
+    same = make_sae(trained.settings, trained.widths)
+    weights = trained.state_dict()
+    same.load_state_dict(
+        weights | {name: weights[name][order] for name in ("W_enc", "W_dec", "b_enc")}
+    )
+    same.provenance = trained.provenance
+    untrained = make_sae(trained.settings, trained.widths)
+    untrained.initialise(store.read(SITE, 0, 2000), torch.Generator().manual_seed(0))
+    untrained.provenance = trained.provenance
+
+    alike = compare(trained, same, store, resamples=50)
+    unlike = compare(trained, untrained, store, resamples=50)
+
+    assert alike.correlation is not None
+    assert np.nanmin(alike.correlation) == pytest.approx(1, abs=1e-5)
+    assert alike.difference == pytest.approx(0, abs=1e-6)
+    assert unlike.difference is not None
+    assert unlike.difference_interval is not None
+    assert unlike.difference_interval[0] < unlike.difference < unlike.difference_interval[1] < 0
+    assert "correlation" in alike.table()
+    edges = splitting(same, trained, store, cosine=0.99)
+    assert edges.given is not None
+    assert edges.alone is not None
+    assert (edges.given > edges.alone).all()
+    assert edges.persist > 0.8
 
 
 def test_a_dictionary_of_another_width_is_refused(store: Store) -> None:

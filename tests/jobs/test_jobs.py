@@ -62,6 +62,9 @@ def test_a_job_leaves_every_stage_and_a_summary(done: Path) -> None:
         "mean_ablated",
         "zero_ablated",
     }
+    assert set(summary["metrics"]["baselines"]) == {"mean", "pca", "random", "untrained"}
+    low, high = summary["metrics"]["intervals"]["loss_recovered"]
+    assert low <= summary["metrics"]["loss_recovered"] <= high
 
 
 def test_the_reports_numbers_are_the_summarys(done: Path) -> None:

@@ -1,0 +1,95 @@
+"""Rows that a dictionary's training never saw, with the context of each."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probe_sae.errors import ShapeError
+from probe_sae.progress import progress, say
+from probe_sae.sae import SAE
+from probe_sae.store import Store, held_out_contexts
+
+BATCH_ROWS = 4096
+
+
+def sites_of(sae: SAE, store: Store) -> list[str]:
+    """Return the sites of a store that a dictionary was trained on; else its only one.
+
+    Raises:
+        SiteNotFound: the store lacks one of them.
+        ShapeError: rows are not as long as those that the dictionary takes.
+    """
+    sites = [store.site(name) for name in sae.provenance.get("sites") or [None]]
+    widths = tuple(site.width for site in sites)
+    if widths != sae.widths:
+        raise ShapeError(
+            f"{', '.join(site.name for site in sites)} has rows of "
+            f"{' + '.join(map(str, widths))}; the dictionary takes "
+            f"{' + '.join(map(str, sae.widths))}."
+        )
+    return [site.name for site in sites]
+
+
+def held_out(sae: SAE, store: Store) -> NDArray[np.bool_]:
+    """Mark the contexts of a store that the dictionary's training never saw, [contexts].
+
+    All of them, where the dictionary was trained on another store.
+    """
+    known = sae.provenance.get("store") or {}
+    split = sae.provenance.get("split")
+    if not known:
+        say("it is not known which rows this dictionary was trained on; all are measured here.")
+    if split is None or known.get("recording") != store.recording:
+        return np.ones(store.contexts, dtype=np.bool_)
+    if not split["held_out"]:
+        say("training held nothing out: it saw every row of this store that is measured now.")
+        return np.ones(store.contexts, dtype=np.bool_)
+    held = held_out_contexts(store.contexts, split["held_out"], split["seed"])
+    if not held.any():
+        held[-1:] = True
+    return held
+
+
+class SomeRows(NamedTuple):
+    """A few rows."""
+
+    rows: Tensor
+    """[rows, sum of widths]"""
+    context: NDArray[np.int64]
+    """[rows]"""
+
+
+def rows_of(
+    store: Store, sites: list[str], contexts: NDArray[np.bool_], *, what: str = "evaluate"
+) -> Iterator[SomeRows]:
+    """Yield the rows of marked contexts in the order in which they were recorded, in batches.
+
+    Batches are uneven: a context is not cut in two, and what is not marked is left out.
+
+    Args:
+        store: where the rows are.
+        sites: of which sites, one after the other in each row.
+        contexts: which contexts, [contexts].
+        what: the work, for the progress bar.
+    """
+    with progress(what, store.rows) as advance:
+        for block in store.blocks(BATCH_ROWS):
+            context = block.columns["context"]
+            wanted = contexts[context]
+            if wanted.any():
+                parts = [store.read(site, block.start, block.stop) for site in sites]
+                rows = torch.cat(parts, 1)[torch.from_numpy(wanted)]
+                yield SomeRows(rows, context[wanted])
+            advance(block.stop - block.start)
+
+
+def mean_of(store: Store, sites: list[str]) -> Tensor:
+    """Return the mean of a store's rows, [sum of widths] float64."""
+    means = [(store.statistics(site).mean, store.site(site).width) for site in sites]
+    return torch.cat(
+        [torch.zeros(width, dtype=torch.float64) if m is None else m for m, width in means]
+    )
