@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from probe_sae.analysis import Analysis, analyse, load_analysis
+from probe_sae.analysis import Analysis, analyse, encode, load_analysis
+from probe_sae.analysis import neurons as neurons_module
+from probe_sae.analysis.neurons import neurons_of
 from probe_sae.errors import SettingsError, SiteNotFound
 from probe_sae.sae import SAE, TopK, make_sae
 from probe_sae.store import ContextInput, RecordedRows, SiteInfo, Store, StoreWriter, open_store
@@ -134,9 +136,7 @@ def test_neurons_equal_brute_force(analysis: Analysis, store: Store, both: list[
 def test_a_large_common_part_takes_no_digits_of_correlations(
     store: Store, both: list[SAE], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from probe_sae.analysis import encode
-    from probe_sae.analysis.neurons import neurons_of
-
+    monkeypatch.setattr(neurons_module, "_STEP", 100)
     codes = encode(both, store, tmp_path / "codes")
     everyone = np.ones(store.contexts, np.bool_)
     plain = neurons_of(codes, store, ["late"], everyone)

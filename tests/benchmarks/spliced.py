@@ -83,7 +83,8 @@ def measured(
             saved = worker.ask(f"save {folder}/{seed}.safetensors")["saved"]
             worker.end()
             sae = as_ours(saved, given.k, scale, store, site)
-            metrics = ps.evaluate(sae, store, host=host).metrics
+            recipe = ps.load_dataset(given.dataset or store.provenance["dataset"]["name"])
+            metrics = ps.evaluate(sae, store, host=host, dataset=recipe, baselines=False).metrics
             for name in METRICS:
                 seen[name].append(metrics.get(name, float("nan")))
     spread = {name: statistics.stdev(v) if len(v) > 1 else 0.0 for name, v in seen.items()}
@@ -107,6 +108,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--host")
+    parser.add_argument(
+        "--dataset", help="where the store was recorded from; by its name otherwise"
+    )
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON:RATE")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
