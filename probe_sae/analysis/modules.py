@@ -6,10 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis.cofiring import CoFiring, Pairs, p_values, significant
+from probe_sae.analysis.cofiring import CoFiring, Pairs, p_values, phi, significant
 
-LEAST_PHI = 0.1
-"""Pairs with a smaller phi coefficient do not bind features into a module."""
+LEAST_PHI = 0.2
+"""Pairs with a smaller phi coefficient do not bind features into a module.
+
+On 2,048 features over source text, modules of two halves of the contexts agree with each other
+(adjusted mutual information) by 0.41, 0.54 and 0.80 at 0.1, 0.15 and 0.2.
+"""
+RESOLUTION = 4.0
+"""Of the community detection: at 1, modules of up to 46 features were chains of loose pairs."""
 BINDING_PARTNERS = 10
 """Strongest partners of a feature that count."""
 SMALLEST = 3
@@ -61,7 +67,7 @@ def modules_of(cofiring: CoFiring, pairs: Pairs, seed: int) -> Modules:
 
     Pairs bind where they are significant (Fisher's exact test, false discovery rate 1 % of all
     pairs there are), have a phi of `LEAST_PHI` or more, and are among the ten strongest of one of
-    the two. Communities by Louvain's method, the best modularity of `SEEDS` runs.
+    the two. Communities by Louvain's method, the best of `SEEDS` runs.
 
     Args:
         cofiring: counts of common rows.
@@ -75,7 +81,7 @@ def modules_of(cofiring: CoFiring, pairs: Pairs, seed: int) -> Modules:
     runs = _runs(pairs, binding, features, seed)
     if not runs:
         return Modules(np.full(features, -1, np.int32), [], binding, _thresholds(0, 0.0, 0, 1.0))
-    quality = [_modularity(run, pairs, binding) for run in runs]
+    quality = [_modularity(run, pairs, binding, RESOLUTION) for run in runs]
     best = int(np.argmax(quality))
     chosen, others = runs[best], [run for i, run in enumerate(runs) if i != best]
     found = [
@@ -84,7 +90,8 @@ def modules_of(cofiring: CoFiring, pairs: Pairs, seed: int) -> Modules:
     ]
     share = float((chosen >= 0).mean())
     agreement = float(np.mean([agreement_of(chosen, other) for other in others]))
-    summary = _thresholds(int(binding.sum()) // 2, share, quality[best], agreement)
+    modularity = _modularity(chosen, pairs, binding, 1.0)
+    summary = _thresholds(int(binding.sum()) // 2, share, modularity, agreement)
     return Modules(chosen, found, binding, summary)
 
 
@@ -131,7 +138,9 @@ def _runs(
         return []
     runs: list[NDArray[np.int32]] = []
     for number in range(SEEDS):
-        communities = networkx.community.louvain_communities(graph, seed=seed + number)
+        communities = networkx.community.louvain_communities(
+            graph, seed=seed + number, resolution=RESOLUTION
+        )
         large = [sorted(group) for group in communities if len(group) >= SMALLEST]
         large.sort(key=lambda group: (-len(group), group[0]))
         module = np.full(features, -1, np.int32)
@@ -141,17 +150,20 @@ def _runs(
     return runs
 
 
-def _modularity(module: NDArray[np.int32], pairs: Pairs, binding: NDArray[np.bool_]) -> float:
+def _modularity(
+    module: NDArray[np.int32], pairs: Pairs, binding: NDArray[np.bool_], resolution: float
+) -> float:
     """Return Newman's modularity of a grouping, features in no module each by itself."""
+    if not binding.any():
+        return 0.0
     first, second, weight = pairs.first[binding], pairs.second[binding], pairs.phi[binding]
     total = 2 * weight.sum()  # a pair may stand here once or twice; so may what it is compared with
     group = np.where(module >= 0, module, len(module) + np.arange(len(module)))
     _, group = np.unique(group, return_inverse=True)
-    degree = np.bincount(group[first], weight) if len(first) else np.zeros(1)
     degree = np.bincount(group[first], weight, group.max() + 1)
     degree += np.bincount(group[second], weight, group.max() + 1)
     inside = 2 * weight[group[first] == group[second]].sum()
-    return float(inside / total - np.square(degree / total).sum()) if total else 0.0
+    return float(inside / total - resolution * np.square(degree / total).sum())
 
 
 def _described(
@@ -177,8 +189,6 @@ def _described(
 
 
 def _mean_phi(cofiring: CoFiring, members: NDArray[np.int64]) -> float:
-    from probe_sae.analysis.cofiring import phi
-
     low, high = np.triu_indices(len(members), 1)
     both = cofiring.between(members)[low, high]
     fired = cofiring.fired[members]
@@ -203,6 +213,7 @@ def _thresholds(pairs: int, share: float, modularity: float, agreement: float) -
         "binding_pairs": pairs,
         "share_of_features": share,
         "least_phi": LEAST_PHI,
+        "resolution": RESOLUTION,
         "false_pairs": FALSE_PAIRS,
         "smallest": SMALLEST,
         "seeds": SEEDS,
