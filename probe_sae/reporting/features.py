@@ -22,7 +22,9 @@ SPARK_BINS = 16
 def index(analysis: Analysis) -> dict[str, Any]:
     """Return what the list and the map need of every feature, about 20 bytes each.
 
-    `firings`, `cluster` and `module` are exact (the latter two plus one, so that 0 is "none");
+    `firings`, `cluster`, `module` and `part` are exact (cluster and module plus one, so that 0 is
+    "none"); `fit`, how well the label fits, is in half per cents (255 is "not scored", and a clear
+    label has `clear` 1);
     `max` and `mean` are right to 2**-16 of themselves, `share` to 2**-17, and `x`, `y` are 65534ths
     of the map's width (65535 is "none").
     """
@@ -37,6 +39,9 @@ def index(analysis: Analysis) -> dict[str, Any]:
         "y": _places16(features.y),
         "cluster": narrow(features.cluster.astype(np.int64) + 1),
         "module": narrow(features.module.astype(np.int64) + 1),
+        "part": narrow(features.part),
+        "fit": _halves8(analysis.labels.balanced_accuracy),
+        "clear": analysis.labels.is_clear.astype(np.uint8),
     }
     return pack(arrays)
 
@@ -52,14 +57,17 @@ def sparks(analysis: Analysis) -> dict[str, Any]:
 
 
 def labels(analysis: Analysis) -> dict[str, Any]:
-    """Return each feature's commonest tokens as text: a line a feature, U+001F between."""
+    """Return each feature's label and commonest tokens: a line a feature, U+001F between."""
     names: dict[int, str] = {}
     lines: list[str] = []
-    for tokens in analysis.columns.token_ids[:, :LABEL_TOKENS].tolist():
+    for label, tokens in zip(
+        analysis.labels.label, analysis.columns.token_ids[:, :LABEL_TOKENS].tolist(), strict=True
+    ):
         for token in tokens:
             if token >= 0 and token not in names:
                 names[token] = visible(analysis.token_text(token))
-        lines.append("\x1f".join(names[token] for token in tokens if token >= 0))
+        shown = [names[token] for token in tokens if token >= 0]
+        lines.append("\x1f".join([visible(label).replace("\x1f", " "), *shown]))
     text = "\n".join(lines).encode()
     return pack({"text": np.frombuffer(text, dtype=np.uint8)})
 
@@ -79,8 +87,10 @@ def chunk(analysis: Analysis, shown: Shown, first: int) -> dict[str, Any]:
     example are whole 255ths of the feature's maximum, at least one.
     """
     part = slice(first, min(first + CHUNK, analysis.count))
-    return pack({**_statistics(analysis, part), **_relations(analysis, shown, part),
-                 **_examples(analysis, shown, part)})  # fmt: skip
+    return pack({
+        **_statistics(analysis, part), **_labels(analysis, part),
+        **_relations(analysis, shown, part), **_examples(analysis, shown, part),
+    })  # fmt: skip
 
 
 def _statistics(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
@@ -95,6 +105,14 @@ def _statistics(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def _labels(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
+    """How well labels fit, in half per cents, and where in contexts features fire."""
+    names = ("low", "high", "sensitivity", "specificity", "precision", "hard_accuracy")
+    arrays = {f"label_{name}": _halves8(getattr(analysis.labels, name)[part]) for name in names}
+    arrays["label_firings"] = narrow(analysis.labels.firings_scored[part])
+    return {**arrays, "places": narrow(analysis.columns.places[part])}
+
+
 def _relations(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArray[Any]]:
     features = analysis.columns
     return {
@@ -106,6 +124,10 @@ def _relations(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArr
         "cofiring_ids": narrow(features.cofiring_ids[part].astype(np.int64) + 1),
         "cofiring_phis": signed16(features.cofiring_phis[part]),
         "cofiring_counts": narrow(features.cofiring_counts[part]),
+        "neuron_ids": narrow(features.neuron_ids[part].astype(np.int64) + 1),
+        "neuron_correlations": signed16(features.neuron_correlations[part]),
+        "followed_ids": narrow(features.followed_ids[part].astype(np.int64) + 1),
+        "followed_phis": signed16(features.followed_phis[part]),
         "promoted_ids": narrow(shown.token_ranks(features.promoted_ids[part])),
         "promoted_values": rounded(features.promoted_values[part], 11),
         "suppressed_ids": narrow(shown.token_ranks(features.suppressed_ids[part])),
@@ -131,6 +153,12 @@ def _examples(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArra
         "fired_position": narrow(np.maximum(examples.fired_position[entries], 0)),
         "fired_level": np.clip(np.rint(levels * 255), 1, 255).astype(np.uint8),
     }
+
+
+def _halves8(shares: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return shares from 0 to 1 in half per cents, 255 where there is none."""
+    known = np.isfinite(shares)
+    return np.where(known, np.rint(np.where(known, shares, 0) * 200), 255).astype(np.uint8)
 
 
 def _places16(values: NDArray[Any]) -> NDArray[np.uint16]:

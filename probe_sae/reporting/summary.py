@@ -17,6 +17,19 @@ DEFINITIONS = {
     "dead_fraction": "Share of the features that fire on no evaluated row.",
     "dense_fraction": "Share of the features that fire on over 10 % of the evaluated rows.",
     "density": "Share of the analysed rows on which the feature fires.",
+    "cohesion": "Mean phi coefficient of all pairs of a module's members.",
+    "separation": "Share of the weight of its members' strong pairs that stays in the module.",
+    "stability": "How much of the module is found again with other seeds: mean largest Jaccard "
+    "overlap.",
+    "balanced_accuracy": "Mean of sensitivity and specificity on contexts that the label was not "
+    "made from; 0.5 is chance.",
+    "sensitivity": "Share of held-out firings where the label holds.",
+    "specificity": "Share of random held-out rows without a firing where it does not.",
+    "precision": "Share of firings among rows where the label holds, at the feature's density.",
+    "hard_accuracy": "Balanced accuracy against rows that are like firings: the same token, or "
+    "the same one before.",
+    "neuron": "Dimension of the site whose value goes with the feature's activation, by Pearson "
+    "correlation.",
     "firings": "Analysed rows on which the feature fires.",
     "fraction_unexplained": "Share of the activations' variance that the reconstruction misses: "
     "0 is perfect, 1 is no better than the mean.",
@@ -82,6 +95,11 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
         "checks": check(metrics),
         "density_histogram": density_histogram(analysis),
         "modules": modules(analysis),
+        "structure": dict(info.get("structure") or {}),
+        "parts": list(info.get("parts") or []),
+        "places": list(info.get("places") or []),
+        "neurons": dict(info.get("neurons") or {}),
+        "labels": labelled(analysis),
         "start": good_starts(analysis),
         "training": list(info.get("training") or []),
     })  # fmt: skip
@@ -116,20 +134,33 @@ def density_histogram(analysis: Analysis) -> dict[str, list[float]]:
 
 
 def modules(analysis: Analysis) -> list[dict[str, Any]]:
-    """Return each module's number, size, mean density and members, densest member first."""
+    """Return each module's number, size, figures of trust and members, densest member first."""
     features = analysis.columns
+    known = {module["module"]: module for module in analysis.info.get("modules") or []}
     found: list[dict[str, Any]] = []
     for module in np.unique(features.module[features.module >= 0]).tolist():
         members = np.flatnonzero(features.module == module)
         order = np.argsort(-features.density[members], kind="stable")
+        figures = known.get(module, {})
         found.append({
             "module": module,
             "size": len(members),
             "mean_density": float(features.density[members].mean()),
             "firings": int(features.firings[members].sum()),
+            **{name: figures.get(name) for name in ("cohesion", "separation", "stability")},
             "features": members[order].tolist(),
         })  # fmt: skip
     return found
+
+
+def labelled(analysis: Analysis) -> dict[str, Any]:
+    """Return how many features have a label that could be scored, and how many a clear one."""
+    accuracy = analysis.labels.balanced_accuracy
+    return {
+        "scored": int(np.isfinite(accuracy).sum()),
+        "over": int((accuracy > 0.8).sum()),
+        "clear": int(analysis.labels.is_clear.sum()),
+    }
 
 
 def good_starts(analysis: Analysis, count: int = 6) -> list[int]:

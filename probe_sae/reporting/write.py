@@ -10,6 +10,7 @@ Costs about a sixth of a millisecond and 0.6 kB a feature, plus plotly.js (4.8 M
     data/spark.js             every feature: its small histogram
     data/f/00000.js …         128 features each: all that their pages show
     data/corpus/000.js …      the contexts shown, each once (or data/pictures/ and img/)
+    data/together.js          who fires with whom inside modules; which modules go together
     data/vocab.js             what the tokens shown stand for
     data/pixels.js            images, reconstructions, features as images: where rows are pixels
     data/train.js figures.js  training log; plotly figures
@@ -34,6 +35,7 @@ from probe_sae.reporting.figures import figure_json, figures, plotly_script
 from probe_sae.reporting.notes import load_labels
 from probe_sae.reporting.pages import facts, write_pages
 from probe_sae.reporting.summary import summarise
+from probe_sae.reporting.together import together
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -123,6 +125,7 @@ def _write_data(
         "labels": features.labels(analysis),
         "spark": features.sparks(analysis),
         "vocab": inputs.vocabulary(analysis, shown),
+        "together": together(analysis),
         "train": summary["training"],
         "figures": drawn,
         "notes": named,

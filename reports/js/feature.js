@@ -133,7 +133,7 @@
     };
     addEventListener("keydown", keys);
     probe.leave = () => removeEventListener("keydown", keys);
-    document.title = `#${id} ${probe.notes.get(id).label || probe.tokensOf(id).slice(0, 3).join(" · ")} · probe_sae`;
+    document.title = `#${id} ${probe.notes.get(id).label || (probe.labelOf(id).isClear && probe.labelOf(id).text) || probe.tokensOf(id).slice(0, 3).join(" · ")} · probe_sae`;
     return el(
       "div",
       { class: "page feature" },
@@ -152,6 +152,7 @@
           "div",
           { class: "right" },
           asImage,
+          panels.label(feature),
           panels.statistics(feature),
           panels.tokenTable(feature, vocabulary),
           panels.related(
@@ -161,6 +162,15 @@
             (pair) => pair[1],
             (pair) => `${probe.number(pair[2])} rows on which both fire`,
           ),
+          panels.related(
+            "In the next site",
+            ["Features of the next dictionary that fire on the same rows, by ", probe.term("phi", "phi"), "."],
+            feature.followed,
+            (pair) => pair[1],
+            (pair) => `phi ${probe.number(pair[1])}`,
+          ),
+          panels.places(feature),
+          panels.neurons(feature),
           panels.related(
             "Nearest directions",
             "Cosine of the decoder directions.",

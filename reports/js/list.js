@@ -7,7 +7,12 @@
   const SPARE = 6;
   const COLUMNS = [
     ["id", "Feature", "Number of the feature"],
-    [null, "Commonest tokens", "Your label, and the commonest tokens (or classes) among its firings"],
+    [
+      null,
+      "Label, commonest tokens",
+      "Your label or one that was made, and the commonest tokens (or classes) of its firings",
+    ],
+    ["fit", "Fit", "balanced_accuracy"],
     ["share", "Top share", "Share of the firings on the commonest token"],
     ["density", "Density", "density"],
     ["max", "Max", "max"],
@@ -15,48 +20,6 @@
     [null, "Firings", "Histogram of the firings, from 0 to the maximum; heights on a log scale"],
     ["module", "Module", "Community of features that fire together"],
   ];
-
-  function range(name, text, state, bounds, change) {
-    const value = state[name] === "" ? (name === "from" ? bounds[0] : 0) : Number(state[name]);
-    const output = el("output", { text: probe.percent(10 ** value) });
-    const input = el("input", {
-      type: "range",
-      min: bounds[0],
-      max: 0,
-      step: "0.25",
-      value,
-      "aria-label": text,
-    });
-    input.addEventListener("input", () => {
-      const chosen = Number(input.value);
-      output.textContent = probe.percent(10 ** chosen);
-      change({ [name]: chosen === (name === "from" ? bounds[0] : 0) ? "" : input.value });
-    });
-    return el("label", { class: "range" }, el("span", { text }), input, output);
-  }
-
-  const check = (name, text, state, change) => {
-    const input = el("input", { type: "checkbox" });
-    input.checked = state[name] === "1";
-    input.addEventListener("change", () => change({ [name]: input.checked ? "1" : "" }));
-    return el("label", { class: "check" }, input, text);
-  };
-
-  function moduleChoice(state, change) {
-    const { modules } = probe.report.manifest;
-    if (modules.length === 0) return null;
-    const select = el(
-      "select",
-      { "aria-label": "Module" },
-      el("option", { value: "", text: "all modules" }),
-      modules
-        .slice(0, 200)
-        .map(({ module, size }) => el("option", { value: module, text: `module ${module} (${size})` })),
-    );
-    select.value = state.module;
-    select.addEventListener("change", () => change({ module: select.value }));
-    return select;
-  }
 
   function row(id, at, cursor, sparks) {
     const { index } = probe.report;
@@ -78,6 +41,7 @@
         star && el("span", { class: "star", "aria-label": "starred", text: "★" }),
       ),
       el("td", { class: "names" }, probe.nameOf(id, 5)),
+      el("td", { class: "fit", text: probe.percent(probe.labelOf(id).fit) }),
       el("td", { class: "share", text: index.share[id] ? `${Math.round(index.share[id] / 655.35)} %` : "–" }),
       el("td", { class: "density", tip: probe.oneIn(density), text: probe.percent(density) }),
       el("td", { class: "max", text: index.firings[id] ? probe.number(index.max[id]) : "–" }),
@@ -89,7 +53,7 @@
 
   probe.list = async function (route) {
     const state = Object.fromEntries(
-      ["q", "sort", "from", "to", "module", "starred", "dead"].map((name) => [
+      ["q", "sort", "from", "to", "module", "part", "starred", "clear", "dead"].map((name) => [
         name,
         route.query.get(name) || "",
       ]),
@@ -287,11 +251,7 @@
       el(
         "div",
         { class: "filters" },
-        range("from", "Density from", state, [low], change),
-        range("to", "to", state, [low], change),
-        moduleChoice(state, change),
-        check("starred", "starred", state, change),
-        check("dead", "show dead", state, change),
+        probe.filters(state, low, change),
       ),
       scroller,
       nothing,

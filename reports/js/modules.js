@@ -16,7 +16,7 @@
       );
 
   probe.modules = async function () {
-    const { modules, alive } = probe.report.manifest;
+    const { modules, alive, structure } = probe.report.manifest;
     document.title = "Modules · probe_sae";
     const inside = modules.reduce((sum, { size }) => sum + size, 0);
     return el(
@@ -29,10 +29,15 @@
           ? `${probe.number(modules.length)} communities of features that fire on the same rows more than chance would have it. ${probe.number(inside)} of ${probe.number(alive)} features that fire belong to one. Each is shown with the tokens that are commonest for most of its members.`
           : "No community of features that fire together was found.",
       }),
+      Number.isFinite(structure.modularity) &&
+        el("p", {
+          class: "quiet",
+          text: `Modularity ${probe.number(structure.modularity, 2)}; runs with other seeds agree by ${probe.number(structure.seed_agreement, 2)}, clusters of decoder directions by ${probe.number(structure.agreement_with_groups, 2)} (adjusted mutual information: 1 is the same, 0 is chance).`,
+        }),
       el(
         "ul",
         { class: "module-list" },
-        modules.slice(0, 300).map(({ module, size, mean_density: density }) =>
+        modules.slice(0, 300).map(({ module, size, mean_density: density, cohesion }) =>
           el(
             "li",
             { class: "card" },
@@ -43,7 +48,7 @@
               probe.tokensOfModule(module).map((text) => probe.chip(text)),
               el("span", {
                 class: "quiet",
-                text: ` ${probe.number(size)} features · mean density ${probe.percent(density)}`,
+                text: ` ${probe.number(size)} features · mean density ${probe.percent(density)}${Number.isFinite(cohesion) ? ` · cohesion ${probe.number(cohesion, 2)}` : ""}`,
               }),
             ),
             el(
@@ -63,33 +68,44 @@
     );
   };
 
-  // Phi between the members that are each other's strongest mates, as a square of cells.
-  async function together(features) {
-    const shown = features.slice(0, 40);
-    const rank = new Map(shown.map((id, i) => [id, i]));
-    const all = await Promise.all(shown.map(probe.feature));
-    const size = shown.length;
-    const pairs = new Map();
-    for (const feature of all) {
-      for (const [id, phi, count] of feature.cofiring) {
-        if (!rank.has(id) || !(phi > 0)) continue;
-        pairs.set(`${feature.id} ${id}`, [feature.id, id, phi, count]);
-        pairs.set(`${id} ${feature.id}`, [id, feature.id, phi, count]);
-      }
+  // Who fires with whom: of each feature, the members of its module and their phi.
+  async function pairsOf(features) {
+    const { columns } = await probe.load("together");
+    if (!columns.starts) {
+      columns.starts = new Uint32Array(columns.counts.length + 1);
+      for (let i = 0; i < columns.counts.length; i++)
+        columns.starts[i + 1] = columns.starts[i] + columns.counts[i];
     }
+    const found = new Map();
+    for (const id of features) {
+      for (let at = columns.starts[id]; at < columns.starts[id + 1]; at++)
+        found.set(`${id} ${columns.seconds[at]}`, columns.phis[at] / 32767);
+    }
+    return found;
+  }
+
+  // Phi between the densest members, as a square of cells.
+  async function together(features) {
+    const shown = features.slice(0, 60);
+    const pairs = await pairsOf(shown);
+    const size = shown.length;
     const said = (id) => `#${id} ${probe.tokensOf(id).slice(0, 2).join(" · ")}`;
-    const cells = [...pairs.values()].map(([a, b, phi, count]) =>
-      el("a", {
-        href: `#/feature/${b}`,
-        class: "cell",
-        tabindex: "-1",
-        "aria-label": `#${a} and #${b}: phi ${probe.number(phi, 2)}`,
-        style: {
-          "grid-row": rank.get(a) + 1,
-          "grid-column": rank.get(b) + 1,
-          "--level": Math.min(1, phi).toFixed(3),
-        },
-        tip: [said(a), said(b), `phi ${probe.number(phi)}, ${probe.number(count)} rows together`],
+    const cells = shown.flatMap((a, i) =>
+      shown.map((b, j) => {
+        const phi = pairs.get(`${a} ${b}`) ?? pairs.get(`${b} ${a}`);
+        if (i === j || phi === undefined || phi <= 0.005) return null;
+        return el("a", {
+          href: `#/feature/${b}`,
+          class: "cell",
+          tabindex: "-1",
+          "aria-label": `#${a} and #${b}: phi ${probe.number(phi, 2)}`,
+          style: {
+            "grid-row": i + 1,
+            "grid-column": j + 1,
+            "--level": Math.min(1, Math.sqrt(phi)).toFixed(3),
+          },
+          tip: [said(a), said(b), `phi ${probe.number(phi)}`],
+        });
       }),
     );
     return el(
@@ -100,11 +116,67 @@
         "p",
         { class: "quiet" },
         probe.term("Phi", "phi"),
-        ` between the ${size} densest members, where it is among a member's strongest; densest first.`,
+        ` between ${size < features.length ? `the ${size} densest members` : "all members"}, densest first; darker is more.`,
       ),
       el("div", { class: "matrix", style: { "--size": size } }, cells),
     );
   }
+
+  // The modules whose members fire with this one's most.
+  async function links(module) {
+    const { columns } = await probe.load("together");
+    let start = 0;
+    for (let i = 0; i < module; i++) start += columns.link_counts[i];
+    const found = [];
+    for (let at = start; at < start + (columns.link_counts[module] || 0); at++)
+      found.push([columns.link_modules[at], columns.link_phis[at] / 32767]);
+    const shown = found.filter(([, phi]) => phi > 0);
+    if (shown.length === 0) return null;
+    return el(
+      "section",
+      { class: "panel" },
+      el("h2", { text: "Modules beside it" }),
+      el("p", { class: "quiet", text: "Mean phi between the members of both." }),
+      el(
+        "ul",
+        { class: "related" },
+        shown.map(([other, phi]) =>
+          el(
+            "li",
+            {},
+            el(
+              "a",
+              { href: `#/module/${other}` },
+              el("span", { class: "id", text: other }),
+              el(
+                "span",
+                { class: "name" },
+                probe.tokensOfModule(other).map((text) => probe.chip(text)),
+              ),
+            ),
+            el("span", { class: "figure", text: probe.number(phi, 2) }),
+          ),
+        ),
+      ),
+    );
+  }
+
+  // Figures of trust of a module.
+  const figures = (found) =>
+    el(
+      "dl",
+      { class: "cards" },
+      ["cohesion", "separation", "stability"]
+        .filter((name) => Number.isFinite(found[name]))
+        .map((name) =>
+          el(
+            "div",
+            {},
+            el("dt", {}, probe.term(name[0].toUpperCase() + name.slice(1), name)),
+            el("dd", { text: probe.number(found[name], 2) }),
+          ),
+        ),
+    );
 
   probe.module = async function (route) {
     const found = probe.report.manifest.modules.find(({ module }) => String(module) === route.path[1]);
@@ -137,6 +209,7 @@
         class: "lead",
         text: `${probe.number(found.size)} features that fire together, on ${probe.percent(found.mean_density)} of the rows each on average.`,
       }),
+      figures(found),
       el(
         "p",
         { class: "buttons" },
@@ -150,7 +223,7 @@
       el(
         "div",
         { class: "columns" },
-        await together(members),
+        el("div", { class: "stack" }, await together(members), await links(found.module)),
         el(
           "section",
           { class: "panel" },

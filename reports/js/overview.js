@@ -2,7 +2,8 @@
 // The first page: what was looked into, how good the dictionary is, where to start.
 (function (probe) {
   const { el } = probe;
-  const { line, isTable, cards, checks, nested, densityPlot, trainingPlots } = probe.quality;
+  const { line, isTable, checks, densityPlot, trainingPlots } = probe.quality;
+  const { cards, table } = probe.metrics;
   const first = (value) => (isTable(value) ? (value.name ?? value.id ?? value.arch ?? line(value)) : value);
 
   function hero(manifest) {
@@ -27,7 +28,9 @@
         el("b", { text: probe.number(manifest.alive) }),
         " of them fire on the ",
         el("b", { text: probe.number(manifest.rows) }),
-        ` ${manifest.kind === "image" ? "rows" : "tokens"} analysed.`,
+        ` ${manifest.kind === "image" ? "rows" : "tokens"} analysed; `,
+        el("b", { text: probe.number(manifest.labels.clear) }),
+        " have a label that tells when.",
       ),
       el(
         "p",
@@ -170,21 +173,15 @@
         cards(metrics),
         checks(manifest.checks),
       ),
+      table(metrics),
       pixels,
       starts(manifest.start),
       el("h2", { text: "The dictionary as a whole" }),
       el(
         "div",
         { class: "columns" },
-        el(
-          "div",
-          { class: "stack" },
-          densityPlot(manifest),
-          Object.entries(metrics)
-            .filter(([, value]) => isTable(value))
-            .map(([name, value]) => nested(name, value)),
-        ),
-        el("div", { class: "stack" }, trainingPlots(training), facts(manifest)),
+        el("div", { class: "stack" }, densityPlot(manifest), facts(manifest)),
+        el("div", { class: "stack" }, trainingPlots(training)),
       ),
     );
   };

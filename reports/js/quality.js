@@ -2,7 +2,16 @@
 // How good a dictionary is: metrics, checks, the density of its features, training curves.
 (function (probe) {
   const { el } = probe;
-  const SHARES = new Set(["fraction_unexplained", "loss_recovered", "dead_fraction", "dense_fraction"]);
+  const SHARES = new Set([
+    "fraction_unexplained",
+    "loss_recovered",
+    "loss_recovered_zero",
+    "kl_recovered",
+    "kl_recovered_zero",
+    "accuracy_kept",
+    "dead_fraction",
+    "dense_fraction",
+  ]);
   const NAMES = {
     fraction_unexplained: "Fraction unexplained",
     l0: "Features firing on a row",
@@ -11,13 +20,13 @@
     dense_fraction: "Dense features",
     rows_evaluated: "Rows evaluated",
     test_mse: "Test error (MSE)",
-    original: "Original",
-    spliced: "Spliced",
-    mean_ablated: "Mean-ablated",
-    zero_ablated: "Zero-ablated",
+    kl_recovered: "KL recovered",
+    kl_recovered_zero: "KL recovered (zero)",
+    accuracy_kept: "Predictions kept",
   };
-  const title = (name) => NAMES[name] || name.replace(/_/g, " ").replace(/^./, (char) => char.toUpperCase());
-  const shown = (name, value) => (SHARES.has(name) ? probe.percent(value) : probe.number(value));
+  const nameOfMetric = (name) =>
+    NAMES[name] || name.replace(/_/g, " ").replace(".", ": ").replace(/^./, (char) => char.toUpperCase());
+  const shownMetric = (name, value) => (SHARES.has(name) ? probe.percent(value) : probe.number(value));
   const isTable = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
   // A value of the report's facts as one line of text.
@@ -29,28 +38,6 @@
         .join(" · ");
     return typeof value === "number" ? probe.number(value, 5) : String(value);
   }
-  function cards(metrics) {
-    const order = ["fraction_unexplained", "loss_recovered", "l0", "dead_fraction", "dense_fraction"];
-    const scalars = Object.entries(metrics).filter(([, value]) => typeof value === "number");
-    const rest = scalars
-      .map(([name]) => name)
-      .filter((name) => !order.includes(name) && name !== "rows_evaluated");
-    return el(
-      "dl",
-      { class: "cards" },
-      [...order, ...rest]
-        .filter((name) => typeof metrics[name] === "number")
-        .map((name) =>
-          el(
-            "div",
-            {},
-            el("dt", {}, probe.term(title(name), name)),
-            el("dd", { text: shown(name, metrics[name]) }),
-          ),
-        ),
-    );
-  }
-
   function checks(found) {
     return el(
       "ul",
@@ -78,86 +65,6 @@
           ),
         );
       }),
-    );
-  }
-
-  // Nested metrics: a table of scalars, or of tables of scalars (baselines).
-  function nested(name, value) {
-    const known = Object.keys(NAMES);
-    const entries = Object.entries(value).sort(([a], [b]) => known.indexOf(a) - known.indexOf(b));
-    const most = Math.max(...entries.map(([, item]) => (typeof item === "number" ? item : 0)), 1e-12);
-    const tables = entries.filter(([, item]) => isTable(item));
-    const columns = [...new Set(tables.flatMap(([, item]) => Object.keys(item)))];
-    const cell = (key, item) =>
-      el("td", {
-        text:
-          item === undefined || item === null
-            ? "–"
-            : typeof item === "number"
-              ? shown(key, item)
-              : line(item),
-      });
-    return el(
-      "section",
-      { class: "panel" },
-      el("h3", { text: title(name) }),
-      el(
-        "div",
-        { class: "wide-table" },
-        tables.length
-          ? el(
-              "table",
-              { class: "numbers" },
-              el(
-                "thead",
-                {},
-                el(
-                  "tr",
-                  {},
-                  el("th"),
-                  columns.map((key) => el("th", { scope: "col" }, probe.term(title(key), key))),
-                ),
-              ),
-              el(
-                "tbody",
-                {},
-                tables.map(([key, item]) =>
-                  el(
-                    "tr",
-                    {},
-                    el("th", { scope: "row", text: key }),
-                    columns.map((column) => cell(column, item[column])),
-                  ),
-                ),
-              ),
-            )
-          : el(
-              "table",
-              { class: "numbers" },
-              el(
-                "tbody",
-                {},
-                entries.map(([key, item]) =>
-                  el(
-                    "tr",
-                    {},
-                    el("th", { scope: "row" }, probe.term(title(key), `${name}.${key}`)),
-                    el(
-                      "td",
-                      { class: "bar" },
-                      typeof item === "number" &&
-                        el(
-                          "span",
-                          { class: "meter", "aria-hidden": "true" },
-                          el("i", { style: { width: `${Math.max(0, item / most) * 100}%` } }),
-                        ),
-                    ),
-                    cell(key, item),
-                  ),
-                ),
-              ),
-            ),
-      ),
     );
   }
 
@@ -206,9 +113,9 @@
         el(
           "figure",
           {},
-          el("figcaption", {}, probe.term(title(name), name)),
+          el("figcaption", {}, probe.term(nameOfMetric(name), name)),
           probe.curve({
-            label: `${title(name)} by training step`,
+            label: `${nameOfMetric(name)} by training step`,
             xs: lines.map((item) => item.step),
             ys: lines.map((item) => item[name] ?? NaN),
             format: SHARES.has(name) ? probe.percent : probe.number,
@@ -230,5 +137,5 @@
     );
   }
 
-  probe.quality = { line, isTable, cards, checks, nested, densityPlot, trainingPlots };
+  probe.quality = { line, isTable, nameOfMetric, shownMetric, checks, densityPlot, trainingPlots };
 })(window.probe);

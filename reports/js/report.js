@@ -20,9 +20,16 @@
   };
 
   // The commonest tokens of a feature, as a reader sees them.
-  probe.tokensOf = (feature) => {
-    const line = probe.report.labels[feature] || "";
-    return line ? line.split("\u001f") : [];
+  probe.tokensOf = (feature) => (probe.report.labels[feature] || "").split("\u001f").slice(1);
+
+  // The label that was made for a feature, whether it is clear, and its balanced accuracy or NaN.
+  probe.labelOf = (feature) => {
+    const { fit, clear } = probe.report.index;
+    return {
+      text: (probe.report.labels[feature] || "").split("\u001f")[0],
+      isClear: clear[feature] === 1,
+      fit: fit[feature] === 255 ? NaN : fit[feature] / 200,
+    };
   };
 
   probe.density = (feature) => probe.report.index.firings[feature] / (probe.report.manifest.rows || 1);
@@ -114,11 +121,21 @@
       ),
       nearest: pairs("nearest_ids", ["nearest_cosines", signed]),
       cofiring: pairs("cofiring_ids", ["cofiring_phis", signed], ["cofiring_counts", same]),
+      label: labelScores(one),
+      places: [...row("places")],
+      neurons: pairs("neuron_ids", ["neuron_correlations", signed]),
+      followed: pairs("followed_ids", ["followed_phis", signed]),
       promoted: pairs("promoted_ids", ["promoted_values", same]),
       suppressed: pairs("suppressed_ids", ["suppressed_values", same]),
       examples: examplesOf(chunk, at),
     };
   };
+
+  function labelScores(one) {
+    const share = (name) => (one(`label_${name}`) === 255 ? NaN : one(`label_${name}`) / 200);
+    const names = ["low", "high", "sensitivity", "specificity", "precision", "hard_accuracy"];
+    return { ...Object.fromEntries(names.map((name) => [name, share(name)])), firings: one("label_firings") };
+  }
 
   function offsets(counts) {
     const found = new Uint32Array(counts.length + 1);

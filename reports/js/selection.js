@@ -34,11 +34,12 @@
     max: (id) => probe.report.index.max[id],
     mean: (id) => probe.report.index.mean[id],
     share: (id) => probe.report.index.share[id],
+    fit: (id) => probe.labelOf(id).fit,
     module: (id) => probe.moduleOf(id),
   };
 
   // Features that the state leaves, in its order. State: q, sort ("density", "-density"), from, to
-  // (log10 of density), module, starred, dead ("1" to show dead features).
+  // (log10 of density), module, part, starred, clear, dead ("1" to show dead features).
   probe.select = function (state) {
     const matches = probe.matcher(state.q || "");
     const { firings } = probe.report.index;
@@ -53,6 +54,8 @@
         if (density < low * 0.9999 || density > high * 1.0001) continue;
       }
       if (module !== null && probe.moduleOf(id) !== module) continue;
+      if (state.part && probe.report.index.part[id] !== Number(state.part)) continue;
+      if (state.clear === "1" && !probe.labelOf(id).isClear) continue;
       if (state.starred === "1" && !probe.notes.get(id).star) continue;
       if (matches(id)) kept.push(id);
     }
@@ -69,7 +72,9 @@
     const { index } = probe.report;
     const rows = ids.map((id) => ({
       feature: id,
-      label: probe.notes.get(id).label,
+      own_label: probe.notes.get(id).label,
+      label: probe.labelOf(id).text,
+      balanced_accuracy: Number.isNaN(probe.labelOf(id).fit) ? null : probe.labelOf(id).fit,
       tokens: probe.tokensOf(id),
       firings: index.firings[id],
       density: probe.density(id),
@@ -88,7 +93,9 @@
     };
     const names = [
       "feature",
+      "own_label",
       "label",
+      "balanced_accuracy",
       "tokens",
       "firings",
       "density",

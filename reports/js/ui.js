@@ -70,18 +70,23 @@
     );
   };
 
-  // A feature's name: the person's label where there is one, and its commonest tokens.
+  // A feature's name: the person's label, or a clear one that was made; and its commonest tokens.
   probe.nameOf = function (feature, most = 3) {
     const own = probe.notes.get(feature).label;
+    const made = probe.labelOf(feature);
+    // A label says what the tokens say: where there is little room, it stands alone.
+    const shown = own || made.isClear ? (most > 3 ? most - 1 : 0) : most;
     const chips = probe
       .tokensOf(feature)
-      .slice(0, most)
+      .slice(0, shown)
       .map((text) => probe.chip(text));
-    const nothing = chips.length === 0 && !own;
+    const nothing = chips.length === 0 && !own && !made.isClear;
     return el(
       "span",
       { class: "name" },
-      own && el("bdi", { class: "own-label", text: own }),
+      own
+        ? el("bdi", { class: "own-label", text: own })
+        : made.isClear && el("bdi", { class: "label", text: made.text }),
       chips,
       nothing &&
         el("span", { class: "quiet", text: probe.report.index.firings[feature] ? "no tokens" : "dead" }),

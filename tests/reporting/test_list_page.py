@@ -45,8 +45,10 @@ def test_search_finds_tokens_whatever_their_case(page: Any, text: Any, text_repo
 
     pieces = [piece.decode("utf-8", "replace") for piece in text.inputs.pieces]
     hits = [
-        any("word3" in pieces[token] for token in tokens if token >= 0)
-        for tokens in text.columns.token_ids[:, :5].tolist()
+        any("word3" in pieces[token] for token in tokens if token >= 0) or "word3" in label
+        for tokens, label in zip(
+            text.columns.token_ids[:, :5].tolist(), text.labels.label, strict=True
+        )
     ]
     hits_alive = int((np.array(hits) & (text.columns.firings > 0)).sum())
     assert page.text(".count") == f"{hits_alive} of {text.count} features"
@@ -81,7 +83,9 @@ def test_labels_survive_a_reload_and_are_searched(page: Any, text_report: Report
     assert "<b>my own name</b>" in page.text("tr[data-id]")
 
 
-def test_the_selection_is_saved_as_csv_without_formulas(page: Any, text_report: Report) -> None:
+def test_the_selection_is_saved_as_csv_without_formulas(
+    page: Any, text: Any, text_report: Report
+) -> None:
     page.visit(text_report, "index.html#/features")
     saved = page.run_async(
         "const done = arguments[0]; probe.download = (name, kind, text) => done(text);"
@@ -90,7 +94,8 @@ def test_the_selection_is_saved_as_csv_without_formulas(page: Any, text_report: 
 
     lines = list(csv.DictReader(io.StringIO(saved)))
     assert [line["feature"] for line in lines] == ["8", "9"]
-    assert lines[0]["label"] == "'=1+1"
+    assert lines[0]["own_label"] == "'=1+1"
+    assert lines[1]["label"] == text.labels.label[9]
 
 
 def test_the_list_scrolls_to_its_end_and_remembers_its_place(

@@ -206,7 +206,7 @@ def test_modules_list_their_members(page: Any, text: Any, text_report: Report) -
 
     size = int((text.columns.module == 1).sum())
     assert page.text(".lead").startswith(f"{size} features")
-    links = page.run("return document.querySelectorAll('.related a').length")
+    links = page.run("return document.querySelectorAll('.columns > .panel .related a').length")
     assert links == size
 
 
