@@ -18,6 +18,12 @@
     ["full", "Full", "The whole context"],
   ];
 
+  const ZOOMS = [
+    ["1", "1×", "The whole image"],
+    ["3", "3×", "Around the strongest patch"],
+    ["6", "6×", "Close to the strongest patch"],
+  ];
+
   // A fixed order that looks like none.
   const scatter = (example) =>
     (Math.imul(example.context + 1, 0x9e3779b1) ^ Math.imul(example.position + 7, 0x85ebca6b)) >>> 0;
@@ -252,7 +258,20 @@
         keep(state);
       });
       set();
-      tools.append(el("label", { class: "range" }, el("span", { text: "Heat map" }), slider));
+      const zoom = (value) => {
+        state.zoom = value;
+        body.classList.toggle("zoom", value !== "1");
+        body.style.setProperty("--zoom", value);
+      };
+      zoom(state.zoom);
+      tools.append(
+        el("span", { class: "quiet", text: "Zoom" }),
+        choice("Zoom to the strongest patch", ZOOMS, state.zoom, (value) => {
+          zoom(value);
+          keep(state);
+        }),
+        el("label", { class: "range" }, el("span", { text: "Heat map" }), slider),
+      );
     }
     draw();
     return el(

@@ -28,9 +28,9 @@
   // A picture with its heat map; on a grid of one patch there is no heat to show.
   probe.picturePlate = function (example, picture, feature, vocabulary) {
     const [rows, columns] = probe.report.manifest.layout.grid;
-    const named = picture.label ? probe.visible(probe.tokenText(vocabulary, picture.label)) : "no class";
+    const named = picture.label ? probe.visible(probe.tokenText(vocabulary, picture.label)) : "";
     const kind = /^\d+$/.test(named) ? `class ${named}` : named;
-    const text = `${kind}, activation ${probe.number(example.value)}`;
+    const text = `${kind || "image"}, activation ${probe.number(example.value)}`;
     const image = picture.file
       ? el("img", {
           src: picture.file,
@@ -76,9 +76,16 @@
               : "",
           ].filter(Boolean),
         },
-        image,
-        rows * columns > 1 && drawHeat(example, rows, columns),
-        mark,
+        el(
+          "div",
+          {
+            class: "zoomed",
+            style: { "--x": ((x + 0.5) / columns).toFixed(4), "--y": ((y + 0.5) / rows).toFixed(4) },
+          },
+          image,
+          rows * columns > 1 && drawHeat(example, rows, columns),
+          mark,
+        ),
       ),
       el("figcaption", {}, el("b", { text: probe.number(example.value) }), " ", el("bdi", { text: kind })),
     );

@@ -320,3 +320,24 @@ def test_no_corpus_text_ran(page: Any, text_report: Report) -> None:
             "return [...document.querySelectorAll('img, script')].map(e => e.getAttribute('src'))"
         )
         assert all(re.match(r"assets/|data/", source or "") for source in found), json.dumps(found)
+
+
+def test_images_are_zoomed_to_their_strongest_patch(page: Any, image_report: Report) -> None:
+    page.visit(image_report, "index.html#/feature/5")
+    page.wait("document.querySelector('.plate .patch')")
+    scale = "getComputedStyle(document.querySelector('.zoomed')).transform"
+    before = page.run(f"return {scale}")
+    page.run("document.querySelectorAll('.example-tools .choice button')[2].click()")
+    page.wait(f"{scale} !== 'none'")
+
+    assert before == "none"
+    assert page.run(f"return {scale}").startswith("matrix(6, 0, 0, 6")
+    inside = page.run(
+        "const box = document.querySelector('.picture').getBoundingClientRect();"
+        "const mark = document.querySelector('.patch').getBoundingClientRect();"
+        "return [mark.x + mark.width / 2 - box.x, mark.y + mark.height / 2 - box.y,"
+        " box.width, box.height]"
+    )
+    assert 0 <= inside[0] <= inside[2]
+    assert 0 <= inside[1] <= inside[3]
+    assert "zoom=6" in page.browser.current_url
