@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.cofiring import Pairs
+from probe_sae.errors import SettingsError, near
 
 if TYPE_CHECKING:
     from probe_sae.analysis.labels import Labels
@@ -250,6 +251,24 @@ class Analysis:
         if isinstance(self.inputs, TextInputs):
             return self.inputs.piece(token)
         return self.inputs.classes[token] if token < len(self.inputs.classes) else str(token)
+
+    def figure(self, name: str, *given: Any, **options: Any) -> Any:
+        """Return a plotly figure: `map`, `histogram`, `density`, `module`, `codes` or `rows`.
+
+        Arguments behind the name are those of the functions in `probe_sae.analysis.figures`, such
+        as `analysis.figure("histogram", 123)` or `analysis.figure("map", colour="density")`.
+
+        Raises:
+            SettingsError: there is no such figure, feature or module.
+        """
+        from probe_sae.analysis import figures
+
+        known = ("map", "histogram", "density", "module", "codes", "rows")
+        if name not in known:
+            raise SettingsError(
+                f"no figure {name!r}; there are {', '.join(known)}.{near(name, known)}"
+            )
+        return getattr(figures, f"{name}_figure")(self, *given, **options)
 
     def features(self) -> Any:
         """Return one line a feature as a pandas DataFrame: label, its score, scalar columns."""
