@@ -39,7 +39,12 @@ def map_figure(analysis: Analysis, colour: str = "module") -> "Figure":
     there = np.flatnonzero(np.isfinite(columns.x))
     values = _values(analysis, colour)[there]
     names = [f"#{i} {_safe(analysis.label(i))}" for i in there.tolist()]
-    marker = {"size": 5, "color": values, "colorscale": "Viridis", "showscale": True}
+    marker: dict[str, Any] = {
+        "size": 5,
+        "color": values,
+        "colorscale": "Viridis",
+        "showscale": True,
+    }
     marker["colorbar"] = {"title": {"text": f"log10 {colour}" if colour == "density" else colour}}
     dots = Scattergl(
         x=columns.x[there], y=columns.y[there], mode="markers", marker=marker, text=names,

@@ -92,4 +92,5 @@ def _maps(
         warnings.simplefilter("ignore")
         count = min(32, min(codes.shape) - 1)
         pca: Any = PCA(count, svd_solver="arpack", random_state=seed).fit_transform(codes)
-    return rows, pca[:, :2], quiet_umap(pca, seed)
+    lengths = np.linalg.norm(pca, axis=1, keepdims=True)
+    return rows, pca[:, :2], quiet_umap(pca / np.maximum(lengths, 1e-12), seed)
