@@ -113,6 +113,13 @@
     };
   };
 
+  // What rows are called; where an image is one row there is nothing to call patches.
+  const hasPlaces = () => isText() || Math.max(...probe.report.manifest.layout.grid) > 1;
+  probe.rowsWord = () => (isText() ? "tokens" : hasPlaces() ? "patches" : "rows");
+  probe.rowWord = () => (isText() ? "token" : hasPlaces() ? "patch" : "row");
+
+  probe.countOf = (count, one, many) => `${probe.number(count)} ${count === 1 ? one : many}`;
+
   // The text of a context, special tokens left out.
   probe.textOf = ({ context, vocabulary }, from = 0, to = context.tokens.length) =>
     probe
@@ -135,6 +142,20 @@
     if (/^[\p{L}\p{M}'’]+$/u.test(text)) return 1;
     if (/^\s*[\p{N}.,]*\p{N}[\p{N}.,]*$/u.test(text)) return 2;
     return /^\s*[\p{P}\p{S}\s]+$/u.test(text) ? 3 : 6;
+  };
+
+  // A text that links to the input page at an example's place, where the explorer has its input. `list` may be null.
+  probe.inputLink = (list, example, feature, text) => {
+    const words = probe.el("bdi", { text });
+    if (!list?.at.has(example.context)) return words;
+    return probe.el(
+      "a",
+      {
+        href: `#/input/${example.context}?f=${feature.id}&at=${example.position}`,
+        tip: "All that fires on this input",
+      },
+      words,
+    );
   };
 
   // Say which page has no such thing.

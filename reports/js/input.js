@@ -3,16 +3,15 @@
 (function (probe) {
   const { el } = probe;
 
-  // Words for what rows are.
-  probe.rowsWord = () => (probe.report.manifest.kind === "text" ? "tokens" : "patches");
-
   // A choice of another input to set beside this one; filled once things are quiet.
   probe.pairChoice = function (label, current, without, choose) {
     const select = el("select", { "aria-label": label }, el("option", { value: "", text: label }));
     probe.later(async () => {
       for (const [i, source] of (await probe.sources()).entries()) {
         if (source.rank === without) continue;
-        const begin = source.context ? probe.textOf(source, 0, 24).replace(/\s+/g, " ").trim().slice(0, 40) : source.kind;
+        const begin = source.context
+          ? probe.textOf(source, 0, 24).replace(/\s+/g, " ").trim().slice(0, 40)
+          : source.kind;
         select.append(el("option", { value: source.rank, text: `${i + 1} · ${source.title} · ${begin}` }));
       }
       select.value = current ?? "";
@@ -41,20 +40,28 @@
       el(
         "div",
         {},
-        el("p", { class: "eyebrow" }, el("a", { href: "#/inputs", text: "Inputs" }), ` · ${input.number + 1} of ${list.count}`),
+        el(
+          "p",
+          { class: "eyebrow" },
+          el("a", { href: "#/inputs", text: "Inputs" }),
+          ` · ${input.number + 1} of ${list.count}`,
+        ),
         el("h1", {}, el("bdi", { text: source.title })),
         el(
           "p",
           { class: "quiet" },
           el("bdi", { text: source.kind }),
-          ` · ${probe.number(rows)} ${probe.rowsWord()} · ${probe.number(list.columns.features[input.number])} features fire, ` +
-            `${probe.number(Number((firings / (rows || 1)).toPrecision(3)))} on each ${probe.rowsWord() === "tokens" ? "token" : "patch"}`,
+          rows > 1 && ` · ${probe.number(rows)} ${probe.rowsWord()}`,
+          ` · ${probe.countOf(list.columns.features[input.number], "feature fires", "features fire")}`,
+          rows > 1 && `, ${probe.number(Number((firings / rows).toPrecision(3)))} on each ${probe.rowWord()}`,
         ),
       ),
       el(
         "div",
         { class: "buttons" },
-        probe.pairChoice("Compare with…", null, input.rank, (other) => probe.go(`input/${input.rank}?with=${other}`)),
+        probe.pairChoice("Compare with…", null, input.rank, (other) =>
+          probe.go(`input/${input.rank}?with=${other}`),
+        ),
         step(input.number - 1, "‹", "Previous input", "p"),
         step(input.number + 1, "›", "Next input", "n"),
       ),
@@ -73,10 +80,32 @@
       return [el("span", { class: "swatch counted" }), el("span", { text: "how many features fire" })];
     return [
       el("span", { class: "swatch fires" }),
-      el("a", { href: `#/feature/${feature}` }, el("span", { class: "id", text: `#${feature}` }), " ", probe.nameOf(feature, 2)),
-      el("button", { class: "plain clear", "aria-label": "No feature: colour by how many fire", text: "×", on: { click: clear } }),
+      el(
+        "a",
+        { href: `#/feature/${feature}` },
+        el("span", { class: "id", text: `#${feature}` }),
+        " ",
+        probe.nameOf(feature, 2),
+      ),
+      el("button", {
+        class: "plain clear",
+        "aria-label": "No feature: colour by how many fire",
+        text: "×",
+        on: { click: clear },
+      }),
     ];
   };
+
+  // Where a feature is nearest to its maximum: what the page shows before a person chose a place.
+  function strongestPlace(input) {
+    let [place, most] = [input.positions[0], 0];
+    for (let row = 0; row < input.positions.length; row++) {
+      for (let j = input.starts[row]; j < input.starts[row + 1]; j++)
+        if (Math.abs(input.levels[j]) > most)
+          [place, most] = [input.positions[row], Math.abs(input.levels[j])];
+    }
+    return place;
+  }
 
   probe.inputPage = async function (route) {
     const list = await probe.explorer();
@@ -89,14 +118,20 @@
         "To the inputs",
       );
     if (route.query.has("with")) return probe.pairPage(route, list, number);
-    const [input, source] = await Promise.all([probe.explored(number), probe.sourceOf(list.columns.rank[number])]);
+    const [input, source] = await Promise.all([
+      probe.explored(number),
+      probe.sourceOf(list.columns.rank[number]),
+    ]);
     const unit = probe.rowsWord();
+    const one = probe.rowWord();
     const state = {
       f: probe.featureIn(route.query.get("f")),
       at: /^\d+$/.test(route.query.get("at") || "") ? Number(route.query.get("at")) : null,
       by: route.query.get("by") === "max" ? "max" : "sum",
     };
-    const keep = () => probe.keep(`input/${input.rank}`, { ...state, by: state.by === "sum" ? "" : state.by });
+    const strongest = strongestPlace(input);
+    const keep = () =>
+      probe.keep(`input/${input.rank}`, { ...state, by: state.by === "sum" ? "" : state.by });
     const page = el("div", { class: "page input-page" });
     const legend = el("p", { class: "legend", role: "status" });
     const atPlace = el("section", { class: "panel at-place", "aria-live": "off" });
@@ -115,19 +150,16 @@
       view.paint(state.f);
       heat?.press(state.f);
       probe.pressDots(page, state.f);
-      legend.replaceChildren(...probe.colourLegend(state.f, () => chooser.choose(null)));
+      legend.replaceChildren(
+        ...probe.colourLegend(state.f, () => chooser.choose(null)),
+        el("span", {
+          class: "hint",
+          text: `Point at a ${one} to see what fires there; click keeps it; arrow keys walk.`,
+        }),
+      );
     }
     function showPlace(cell) {
-      if (!cell) {
-        atPlace.replaceChildren(
-          el("h2", { text: unit === "tokens" ? "At a token" : "At a patch" }),
-          el("p", {
-            class: "quiet",
-            text: `Point at ${unit === "tokens" ? "a token" : "a patch"} to see what fires there; click to keep it, or walk with the arrow keys.`,
-          }),
-        );
-        return;
-      }
+      if (!cell) return;
       const firing = probe.firingAt(input, cell.places).length;
       const isRecorded = cell.places.some((place) => input.rowAt.has(place));
       atPlace.replaceChildren(
@@ -135,13 +167,18 @@
           "h2",
           {},
           source.context
-            ? ["At ", ...cell.places.map((place) => probe.chip(probe.visible(probe.tokenText(source.vocabulary, source.context.tokens[place]))))]
+            ? [
+                "At ",
+                ...cell.places.map((place) =>
+                  probe.chip(probe.visible(probe.tokenText(source.vocabulary, source.context.tokens[place]))),
+                ),
+              ]
             : `At the ${cell.name}`,
         ),
         el("p", {
           class: "quiet",
           text: isRecorded
-            ? `${firing} ${firing === 1 ? "feature fires" : "features fire"}${source.context ? `, token ${probe.number(source.context.start + cell.places[0])} of the document` : ""}`
+            ? `${probe.countOf(firing, "feature fires", "features fire")}${source.context ? `, token ${probe.number(source.context.start + cell.places[0])} of the document` : ""}`
             : "Not recorded.",
         }),
         ...probe.placeLines(input, cell, chooser).filter(Boolean),
@@ -160,7 +197,7 @@
 
     const view = probe.inputView(input, source, {
       point: (cell) => {
-        const shown = cell || view.cellAt(state.at);
+        const shown = cell || view.cellAt(state.at ?? strongest);
         heat?.mark(shown?.places[0]);
         showPlace(shown);
       },
@@ -216,9 +253,10 @@
       ),
     );
     recolour();
-    view.mark(state.at);
-    heat?.mark(state.at);
-    showPlace(view.cellAt(state.at));
+    const start = view.cellAt(state.at) ? state.at : strongest;
+    view.mark(start);
+    heat?.mark(start);
+    showPlace(view.cellAt(start));
     probe.walkInputs(list, number);
     document.title = `${source.title} · inputs · probe_sae`;
     return page;
@@ -227,7 +265,13 @@
   // n and p go to the next and the previous input.
   probe.walkInputs = function (list, number) {
     const keys = (event) => {
-      if (event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (
+        event.target.closest("input, textarea, select, dialog") ||
+        event.ctrlKey ||
+        event.metaKey ||
+        event.altKey
+      )
+        return;
       const rank = list.columns.rank[number + ({ n: 1, p: -1 }[event.key] || NaN)];
       if (rank !== undefined) location.hash = `#/input/${rank}`;
     };

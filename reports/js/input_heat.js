@@ -18,7 +18,10 @@
         if (line === undefined) continue;
         const level = input.levels[j] / 255;
         levels[line * width + row] = level;
-        pixels.set([...(level < 0 ? [60, 120, 210] : [240, 124, 0]), Math.round(255 * Math.abs(level) ** 0.7)], (line * width + row) * 4);
+        pixels.set(
+          [...(level < 0 ? [60, 120, 210] : [240, 124, 0]), Math.round(255 * Math.abs(level) ** 0.7)],
+          (line * width + row) * 4,
+        );
       }
     }
     const canvas = el("canvas", {
@@ -62,7 +65,8 @@
     }
     const under = (event) => {
       const box = canvas.getBoundingClientRect();
-      const at = (place, start, size, count) => Math.max(0, Math.min(count - 1, Math.floor(((place - start) / size) * count)));
+      const at = (place, start, size, count) =>
+        Math.max(0, Math.min(count - 1, Math.floor(((place - start) / size) * count)));
       return [at(event.clientX, box.left, box.width, width), at(event.clientY, box.top, box.height, height)];
     };
     const pick = () => cursor && on.choose(ranked[cursor[1]].feature, input.positions[cursor[0]]);
@@ -126,7 +130,8 @@
         Object.assign(column.style, { left: `${(row / width) * 100}%`, width: `${100 / width}%` });
       },
       press(feature) {
-        for (const label of labels) label.setAttribute("aria-pressed", String(Number(label.dataset.feature) === feature));
+        for (const label of labels)
+          label.setAttribute("aria-pressed", String(Number(label.dataset.feature) === feature));
       },
     };
   };

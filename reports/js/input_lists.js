@@ -20,7 +20,12 @@
       "li",
       {},
       dot,
-      el("a", { href: `#/feature/${feature}` }, el("span", { class: "id", text: `#${feature}` }), probe.nameOf(feature, 3)),
+      el(
+        "a",
+        { href: `#/feature/${feature}` },
+        el("span", { class: "id", text: `#${feature}` }),
+        probe.nameOf(feature, 3),
+      ),
       el(
         "span",
         { class: `meter${level < 0 ? " cold" : ""}`, "aria-hidden": "true" },
@@ -35,7 +40,11 @@
 
   // The list itself; a long one is cut, with a button for the rest.
   probe.featureLines = function (entries, chooser, label) {
-    const list = el("ul", { class: "related firing", "aria-label": label }, entries.slice(0, FEW).map((entry) => line(entry, chooser)));
+    const list = el(
+      "ul",
+      { class: "related firing", "aria-label": label },
+      entries.slice(0, FEW).map((entry) => line(entry, chooser)),
+    );
     const rest = entries.length - FEW;
     const more =
       rest > 0 &&
@@ -64,7 +73,12 @@
     return probe.featureLines(
       firing.map(([feature, level]) => {
         const value = probe.number(level * input.scale(feature));
-        return { feature, level, figure: value, tip: `activation ≈ ${value}: ${probe.percent(level)} of the feature's maximum` };
+        return {
+          feature,
+          level,
+          figure: value,
+          tip: `activation ≈ ${value}: ${probe.percent(level)} of the feature's maximum`,
+        };
       }),
       chooser,
       `Features at ${cell.name}`,
@@ -107,7 +121,8 @@
         text,
         on: {
           click: (event) => {
-            for (const button of buttons) button.setAttribute("aria-pressed", String(button === event.currentTarget));
+            for (const button of buttons)
+              button.setAttribute("aria-pressed", String(button === event.currentTarget));
             choose(value);
           },
         },

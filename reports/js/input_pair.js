@@ -38,7 +38,10 @@
         ),
         probe.pairChoice(`Another for ${letter}…`, null, other.rank, swap),
       ),
-      el("p", { class: "quiet", text: `${source.kind} · ${probe.number(input.positions.length)} ${probe.rowsWord()}` }),
+      el("p", {
+        class: "quiet",
+        text: `${source.kind} · ${probe.countOf(input.positions.length, probe.rowWord(), probe.rowsWord())}`,
+      }),
       view.element,
     );
   }
@@ -53,7 +56,9 @@
       "data-feature": entry.feature,
       tip: "Colour both inputs by this feature",
     });
-    dot.addEventListener("click", () => chooser.choose(chooser.chosen() === entry.feature ? null : entry.feature));
+    dot.addEventListener("click", () =>
+      chooser.choose(chooser.chosen() === entry.feature ? null : entry.feature),
+    );
     const line = el(
       "tr",
       { "data-feature": entry.feature },
@@ -61,11 +66,20 @@
       el(
         "th",
         { scope: "row" },
-        el("a", { href: `#/feature/${entry.feature}` }, el("span", { class: "id", text: `#${entry.feature}` }), " ", probe.nameOf(entry.feature, 4)),
+        el(
+          "a",
+          { href: `#/feature/${entry.feature}` },
+          el("span", { class: "id", text: `#${entry.feature}` }),
+          " ",
+          probe.nameOf(entry.feature, 4),
+        ),
       ),
       el("td", { text: entry.a ? probe.number(entry.meanA) : "–" }),
       el("td", { text: entry.b ? probe.number(entry.meanB) : "–" }),
-      el("td", { class: "difference", text: `${entry.difference > 0 ? "+" : ""}${probe.number(entry.difference)}` }),
+      el("td", {
+        class: "difference",
+        text: `${entry.difference > 0 ? "+" : ""}${probe.number(entry.difference)}`,
+      }),
       el(
         "td",
         { class: "balance", "aria-hidden": "true" },
@@ -97,7 +111,11 @@
       set: SETS.some(([name]) => name === given) ? given : "all",
     };
     const keep = () =>
-      probe.keep(`input/${first.rank}`, { with: second.rank, f: state.f, set: state.set === "all" ? "" : state.set });
+      probe.keep(`input/${first.rank}`, {
+        with: second.rank,
+        f: state.f,
+        set: state.set === "all" ? "" : state.set,
+      });
     const entries = probe.compareInputs(first, second);
     const most = Math.abs(entries[0]?.difference) || 1;
     const views = [probe.inputView(first, sourceA), probe.inputView(second, sourceB)];
@@ -127,7 +145,11 @@
       body.replaceChildren(...kept.slice(0, count).map((entry) => row(entry, most, chooser)));
       after.replaceChildren(
         kept.length > count
-          ? el("button", { class: "plain", text: `show ${probe.number(kept.length - count)} more`, on: { click: () => draw(kept.length) } })
+          ? el("button", {
+              class: "plain",
+              text: `show ${probe.number(kept.length - count)} more`,
+              on: { click: () => draw(kept.length) },
+            })
           : kept.length === 0
             ? el("span", { class: "quiet", text: "None." })
             : "",
@@ -142,13 +164,22 @@
         el(
           "div",
           {},
-          el("p", { class: "eyebrow" }, el("a", { href: "#/inputs", text: "Inputs" }), ` · ${number + 1} and ${other + 1} of ${list.count}`),
+          el(
+            "p",
+            { class: "eyebrow" },
+            el("a", { href: "#/inputs", text: "Inputs" }),
+            ` · ${number + 1} and ${other + 1} of ${list.count}`,
+          ),
           el("h1", { text: "Two inputs compared" }),
         ),
         el(
           "div",
           { class: "buttons" },
-          el("a", { class: "button", href: `#/input/${second.rank}?with=${first.rank}`, text: "Swap A and B" }),
+          el("a", {
+            class: "button",
+            href: `#/input/${second.rank}?with=${first.rank}`,
+            text: "Swap A and B",
+          }),
         ),
       ),
       cells && legend,
@@ -167,7 +198,10 @@
           el("h2", { text: "Features by difference" }),
           probe.options(
             "Which features",
-            SETS.map(([name, text, holds]) => [name, `${text} ${probe.number(entries.filter(holds).length)}`]),
+            SETS.map(([name, text, holds]) => [
+              name,
+              `${text} ${probe.number(entries.filter(holds).length)}`,
+            ]),
             state.set,
             (set) => {
               state.set = set;

@@ -8,7 +8,8 @@
     return probe.groups(context, vocabulary, 0, context.tokens.length).map((group) => {
       const element = el("span", { class: `token${group.special ? " special" : ""}` });
       const isBreak = /^\s*\n\s*$/.test(group.text);
-      probe.fillToken(element, group.text, { breaks: true, glyphs: isBreak });
+      if (isBreak) element.append(el("i", { class: "ws", text: "↵" }));
+      probe.fillToken(element, group.text, { breaks: true, glyphs: false });
       const name = group.members
         .map((at) => probe.visible(probe.tokenText(vocabulary, context.tokens[at])))
         .join(" ");
@@ -35,7 +36,11 @@
     const ofElement = new Map(cells.map((cell) => [cell.element, cell]));
     const ofPlace = new Map(cells.flatMap((cell) => cell.places.map((place) => [place, cell])));
     const [, columns] = isText ? [] : probe.report.manifest.layout.grid;
-    const options = { role: "listbox", "aria-label": isText ? "Tokens" : "Patches", "aria-orientation": "horizontal" };
+    const options = {
+      role: "listbox",
+      "aria-label": isText ? "Tokens" : "Patches",
+      "aria-orientation": "horizontal",
+    };
     const counts = probe.levelsOf(input, null);
     const most = Math.max(1, ...counts.values());
     let painted = null;
@@ -43,7 +48,7 @@
     for (const cell of cells) {
       const firing = probe.firingAt(input, cell.places).length;
       const isRecorded = cell.places.some((place) => input.rowAt.has(place));
-      const said = isRecorded ? `${firing} ${firing === 1 ? "feature" : "features"}` : "not recorded";
+      const said = isRecorded ? probe.countOf(firing, "feature", "features") : "not recorded";
       cell.element.setAttribute("role", "option");
       cell.element.setAttribute("aria-label", `${cell.name}, ${said}`);
       cell.element.tabIndex = -1;
@@ -67,7 +72,8 @@
       const levels = feature === null ? counts : probe.levelsOf(input, feature);
       for (const { element, places } of cells) {
         const found = places.map((place) => levels.get(place) || 0);
-        const level = found.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a), 0) / (feature === null ? most : 1);
+        const level =
+          found.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a), 0) / (feature === null ? most : 1);
         element.classList.toggle("counted", feature === null && level > 0);
         element.classList.toggle("fires", feature !== null && level > 0);
         element.classList.toggle("cold", feature !== null && level < 0);
@@ -90,10 +96,17 @@
     }
 
     const box = isText
-      ? el("div", { class: "text input-text", dir: "auto", lang: "", ...options }, cells.map((cell) => cell.element))
+      ? el(
+          "div",
+          { class: "text input-text", dir: "auto", lang: "", ...options },
+          cells.map((cell) => cell.element),
+        )
       : el(
           "div",
-          { class: "picture large", style: { "aspect-ratio": `${source.picture.width} / ${source.picture.height}` } },
+          {
+            class: "picture large",
+            style: { "aspect-ratio": `${source.picture.width} / ${source.picture.height}` },
+          },
           probe.drawPicture(source.picture, `${source.title}, ${source.kind}`),
           cells.length > 0 &&
             el(
@@ -102,7 +115,8 @@
               cells.map((cell) => cell.element),
             ),
         );
-    const cellOf = (event) => ofElement.get(event.target instanceof Element && event.target.closest(".token"));
+    const cellOf = (event) =>
+      ofElement.get(event.target instanceof Element && event.target.closest(".token"));
     box.addEventListener("pointerover", (event) => cellOf(event) && on.point?.(cellOf(event)));
     box.addEventListener("pointerleave", () => on.point?.(null));
     box.addEventListener("focusin", (event) => cellOf(event) && on.choose?.(cellOf(event)));

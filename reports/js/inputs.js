@@ -6,19 +6,37 @@
     ["", "in order", () => 0],
     ["long", "longest first", (list, i) => -list.columns.rows[i]],
     ["features", "most features first", (list, i) => -list.columns.features[i]],
-    ["dense", "most firings a row first", (list, i) => -list.columns.firings[i] / (list.columns.rows[i] || 1)],
+    [
+      "dense",
+      "most firings a row first",
+      (list, i) => -list.columns.firings[i] / (list.columns.rows[i] || 1),
+    ],
   ];
 
   function textItem(source, list, i) {
-    const text = probe.textOf(source, 0, 90).trim().replace(/\s*\n\s*/g, " ↵ ");
+    const text = probe
+      .textOf(source, 0, 90)
+      .trim()
+      .replace(/\s*\n\s*/g, " ↵ ");
     return el(
       "li",
       {},
       el(
         "a",
         { class: "input-link", href: `#/input/${source.rank}` },
-        el("span", { class: "input-title" }, el("bdi", { text: source.title }), el("span", { class: "quiet", text: source.context.start ? ` · token ${probe.number(source.context.start)}` : "" })),
-        el("span", { class: "quiet figure", text: `${probe.number(list.columns.rows[i])} tokens · ${probe.number(list.columns.features[i])} features` }),
+        el(
+          "span",
+          { class: "input-title" },
+          el("bdi", { text: source.title }),
+          el("span", {
+            class: "quiet",
+            text: source.context.start ? ` · token ${probe.number(source.context.start)}` : "",
+          }),
+        ),
+        el("span", {
+          class: "quiet figure",
+          text: `${probe.number(list.columns.rows[i])} tokens · ${probe.number(list.columns.features[i])} features`,
+        }),
         el("bdi", { class: "snippet", text: probe.visible(text) }),
       ),
     );
@@ -30,10 +48,17 @@
       {},
       el(
         "a",
-        { class: "input-picture", href: `#/input/${source.rank}`, tip: [source.title, `${probe.number(list.columns.features[i])} features fire`] },
+        {
+          class: "input-picture",
+          href: `#/input/${source.rank}`,
+          tip: [source.title, `${probe.number(list.columns.features[i])} features fire`],
+        },
         el(
           "span",
-          { class: "picture", style: { "aspect-ratio": `${source.picture.width} / ${source.picture.height}` } },
+          {
+            class: "picture",
+            style: { "aspect-ratio": `${source.picture.width} / ${source.picture.height}` },
+          },
           probe.drawPicture(source.picture, ""),
         ),
         el("bdi", { class: "caption", text: source.kind }),
@@ -50,10 +75,15 @@
     const list = await probe.explorer();
     const sources = await probe.sources();
     const isText = probe.report.manifest.kind === "text";
-    const given = (name, allowed, usual) => (allowed.includes(route.query.get(name)) ? route.query.get(name) : usual);
+    const given = (name, allowed, usual) =>
+      allowed.includes(route.query.get(name)) ? route.query.get(name) : usual;
     const state = {
       q: route.query.get("q") || "",
-      sort: given("sort", ORDERS.map(([name]) => name), ""),
+      sort: given(
+        "sort",
+        ORDERS.map(([name]) => name),
+        "",
+      ),
       map: given("map", ["umap", "pca"], "umap"),
       colour: given("colour", ["input", "feature"], ""),
       f: probe.featureIn(route.query.get("f")),
@@ -100,7 +130,9 @@
     const order = el(
       "select",
       { "aria-label": "Order" },
-      ORDERS.filter(([name]) => isText || ["", "features"].includes(name)).map(([value, text]) => el("option", { value, text })),
+      ORDERS.filter(([name]) => isText || ["", "features"].includes(name)).map(([value, text]) =>
+        el("option", { value, text }),
+      ),
     );
     order.value = state.sort;
     order.addEventListener("change", () => {
@@ -111,7 +143,10 @@
     draw();
     const map = await probe.rowsMap(sources, state, keep);
     const rows = list.columns.rows.reduce((a, b) => a + b, 0);
-    const left = list.sampled > list.count ? ` (of the ${probe.number(list.sampled)} that the analysis sampled, so that the report stays small)` : "";
+    const left =
+      list.sampled > list.count
+        ? ` (of the ${probe.number(list.sampled)} that the analysis sampled, so that the report stays small)`
+        : "";
     document.title = "Inputs · probe_sae";
     return el(
       "div",
@@ -121,16 +156,27 @@
         "p",
         { class: "lead" },
         el("b", { text: probe.number(list.count) }),
-        ` ${isText ? "pieces of text" : "images"} drawn at random${left}, with everything that fires on their `,
-        el("b", { text: probe.number(rows) }),
-        ` ${probe.rowsWord()}. Open one to see which features fire where.`,
+        ` ${isText ? "pieces of text" : "images"} drawn at random${left}, with everything that fires on `,
+        ...(rows > list.count
+          ? [
+              "their ",
+              el("b", { text: probe.number(rows) }),
+              ` ${probe.rowsWord()}. Open one to see which features fire where.`,
+            ]
+          : ["them. Open one to see which features fire."]),
       ),
       list.count === 0
         ? el("p", { class: "nothing", text: "The analysis holds no sampled inputs." })
         : el(
             "div",
             { class: "inputs-split" },
-            el("div", { class: "inputs-left" }, el("div", { class: "filters" }, search, order, count), found, nothing),
+            el(
+              "div",
+              { class: "inputs-left" },
+              el("div", { class: "filters" }, search, order, count),
+              found,
+              nothing,
+            ),
             map && el("div", { class: "inputs-right" }, map),
           ),
     );

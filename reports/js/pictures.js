@@ -43,7 +43,7 @@
   }
 
   // A picture with its heat map; on a grid of one patch there is no heat to show.
-  probe.picturePlate = function (example, picture, feature, vocabulary) {
+  probe.picturePlate = function (example, picture, feature, vocabulary, list = null) {
     const [rows, columns] = probe.report.manifest.layout.grid;
     const named = picture.label ? probe.visible(probe.tokenText(vocabulary, picture.label)) : "";
     const kind = /^\d+$/.test(named) ? `class ${named}` : named;
@@ -91,7 +91,13 @@
           mark,
         ),
       ),
-      el("figcaption", {}, el("b", { text: probe.number(example.value) }), " ", el("bdi", { text: kind })),
+      el(
+        "figcaption",
+        {},
+        el("b", { text: probe.number(example.value) }),
+        " ",
+        probe.inputLink(list, example, feature, kind),
+      ),
     );
   };
 })(window.probe);

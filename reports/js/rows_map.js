@@ -2,7 +2,18 @@
 // Rows by what fires on them, in two dimensions: principal axes or UMAP, on a canvas.
 (function (probe) {
   const { el } = probe;
-  const COLOURS = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866", "#44bb99", "#bbcc33", "#9977cc"];
+  const COLOURS = [
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#ccbb44",
+    "#66ccee",
+    "#aa3377",
+    "#ee8866",
+    "#44bb99",
+    "#bbcc33",
+    "#9977cc",
+  ];
   const NONE = 65535;
 
   // Names of the groups of a colouring, and the group of each row.
@@ -12,11 +23,13 @@
       const source = sources[input[i]];
       return probe.tokenText(source.vocabulary, source.context.tokens[position[i]]);
     };
-    if (by === "kind") return { names: probe.TOKEN_KINDS, of: [...input].map((_, i) => probe.tokenKind(textAt(i))) };
+    if (by === "kind")
+      return { names: probe.TOKEN_KINDS, of: [...input].map((_, i) => probe.tokenKind(textAt(i))) };
     const groups = [...new Set(sources.map((source) => source.group))].sort((a, b) => a - b);
     const place = new Map(groups.map((group, i) => [group, i]));
     return {
-      names: by === "class" ? groups.map((group) => sources.find((source) => source.group === group).kind) : [],
+      names:
+        by === "class" ? groups.map((group) => sources.find((source) => source.group === group).kind) : [],
       of: [...input].map((number) => place.get(sources[number].group)),
     };
   }
@@ -25,7 +38,8 @@
   async function levels(maps, feature) {
     const { input, position } = maps.columns;
     const found = new Map();
-    for (const number of new Set(input)) found.set(number, probe.levelsOf(await probe.explored(number), feature));
+    for (const number of new Set(input))
+      found.set(number, probe.levelsOf(await probe.explored(number), feature));
     return [...input].map((number, i) => found.get(number).get(position[i]) || 0);
   }
 
@@ -33,13 +47,21 @@
   function words(source, position) {
     if (!source.context) {
       const [rows, columns] = probe.report.manifest.layout.grid;
-      const patch = rows * columns > 1 && ` · patch in row ${Math.floor(position / columns) + 1}, column ${(position % columns) + 1}`;
+      const patch =
+        rows * columns > 1 &&
+        ` · patch in row ${Math.floor(position / columns) + 1}, column ${(position % columns) + 1}`;
       return [el("bdi", { text: source.title }), " · ", el("bdi", { text: source.kind }), patch];
     }
     const flat = (text) => probe.visible(text);
     const token = probe.tokenText(source.vocabulary, source.context.tokens[position]);
     return [
-      el("bdi", { class: "row-words" }, flat(probe.textOf(source, Math.max(0, position - 8), position)), el("b", { text: flat(token) }), flat(probe.textOf(source, position + 1, position + 7))),
+      el(
+        "bdi",
+        { class: "row-words" },
+        flat(probe.textOf(source, Math.max(0, position - 8), position)),
+        el("b", { text: flat(token) }),
+        flat(probe.textOf(source, position + 1, position + 7)),
+      ),
       el("span", { class: "where" }, " ", el("bdi", { text: source.title })),
     ];
   }
@@ -60,7 +82,8 @@
     });
     const said = el("p", { class: "row-said quiet", id: "row-said", role: "status" });
     const legend = el("div", { class: "legend groups" });
-    const rest = "Near are rows on which similar features fire. Point at one to read it, click to open its input.";
+    const rest =
+      "Near are rows on which similar features fire. Point at one to read it, click to open its input.";
     let cursor = null;
     let shade = null;
     let turn = 0;
@@ -116,20 +139,40 @@
         };
         legend.replaceChildren(
           el("span", { class: "swatch fires" }),
-          el("a", { href: `#/feature/${state.f}` }, el("span", { class: "id", text: `#${state.f}` }), " ", probe.nameOf(state.f, 3)),
+          el(
+            "a",
+            { href: `#/feature/${state.f}` },
+            el("span", { class: "id", text: `#${state.f}` }),
+            " ",
+            probe.nameOf(state.f, 3),
+          ),
           el("span", { text: `fires on ${probe.number(found.filter(Boolean).length)} of these rows` }),
         );
       } else {
         const { names, of } = grouping(state.colour === "input" ? "input" : usual, maps, sources);
         const colour = (group) => COLOURS[group % COLOURS.length];
-        shade = { order, colour: (i) => colour(of[i]), alpha: () => 0.75, radius: () => (order.length > 900 ? 2.4 : 3.2) };
+        shade = {
+          order,
+          colour: (i) => colour(of[i]),
+          alpha: () => 0.75,
+          radius: () => (order.length > 900 ? 2.4 : 3.2),
+        };
         const present = [...new Set(of)].sort((a, b) => a - b);
         legend.replaceChildren(
           ...(names.length && present.length <= 24
             ? present.map((group) =>
-                el("span", { class: "group-name" }, el("i", { class: "swatch", style: { background: colour(group) } }), el("bdi", { text: names[group] })),
+                el(
+                  "span",
+                  { class: "group-name" },
+                  el("i", { class: "swatch", style: { background: colour(group) } }),
+                  el("bdi", { text: names[group] }),
+                ),
               )
-            : [el("span", { text: `Each colour is ${names.length ? "a class" : "an input"}; colours repeat after ${COLOURS.length}.` })]),
+            : [
+                el("span", {
+                  text: `Each colour is ${names.length ? "a class" : "an input"}; colours repeat after ${COLOURS.length}.`,
+                }),
+              ]),
         );
       }
       draw();
@@ -184,7 +227,11 @@
       recolour();
     };
     field.addEventListener("input", () => set({ f: probe.featureIn(field.value.trim().replace("#", "")) }));
-    const colours = [[usual, isText ? "kind of token" : "class"], ["input", isText ? "text" : "image"], ["feature", "feature"]];
+    const colours = [
+      [usual, isText ? "kind of token" : "class"],
+      ["input", isText ? "text" : "image"],
+      ["feature", "feature"],
+    ];
     read(null);
     recolour();
     return el(
@@ -194,16 +241,35 @@
         "div",
         { class: "panel-head" },
         el("h2", { text: `Map of ${isText ? "tokens" : "rows"}` }),
-        probe.options("Map", [["umap", "UMAP", "UMAP of the codes, by cosine"], ["pca", "PCA", "The two axes of most variance of the codes"]], state.map, (map) => set({ map })),
+        probe.options(
+          "Map",
+          [
+            ["umap", "UMAP", "UMAP of the codes, by cosine"],
+            ["pca", "PCA", "The two axes of most variance of the codes"],
+          ],
+          state.map,
+          (map) => set({ map }),
+        ),
       ),
-      el("div", { class: "rows-tools" }, probe.options("Coloured by", colours, state.colour || usual, (colour) => {
-        set({ colour });
-        if (colour === "feature") field.focus();
-      }), field),
+      el(
+        "div",
+        { class: "rows-tools" },
+        probe.options("Coloured by", colours, state.colour || usual, (colour) => {
+          set({ colour });
+          if (colour === "feature") field.focus();
+        }),
+        field,
+      ),
       el("div", { class: "rows-frame" }, canvas),
       legend,
       said,
-      el("p", { class: "quiet", text: `${probe.number(input.length)} of the ${probe.number(list.mapped)} rows mapped by the analysis.` }),
+      el("p", {
+        class: "quiet",
+        text:
+          input.length < list.mapped
+            ? `${probe.number(input.length)} of the ${probe.number(list.mapped)} rows that the analysis mapped.`
+            : `All ${probe.number(list.mapped)} rows that the analysis mapped.`,
+      }),
     );
   };
 })(window.probe);
