@@ -71,13 +71,16 @@ def explorer_files(analysis: Analysis, shown: "Shown") -> Iterator[tuple[str, di
     if is_signed:
         arrays["scales"] = rounded(scales, 15)
     sampled = analysis.rows
-    yield "explore/list", {
-        **pack(arrays),
-        "shards": starts,
-        "sampled": len(np.unique(sampled.context)),
-        "sampled_rows": len(sampled.context),
-        "mapped": len(sampled.mapped),
-    }
+    yield (
+        "explore/list",
+        {
+            **pack(arrays),
+            "shards": starts,
+            "sampled": len(np.unique(sampled.context)),
+            "sampled_rows": len(sampled.context),
+            "mapped": len(sampled.mapped),
+        },
+    )
 
 
 @dataclass(frozen=True)

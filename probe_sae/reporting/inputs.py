@@ -1,4 +1,4 @@
-"""The inputs that examples and the explorer point to: token contexts in shards, the vocabulary, pictures.
+"""The inputs that examples and the explorer show: contexts in shards, vocabulary, pictures.
 
 Each context is written once; features refer to it by its rank among the contexts shown.
 """
