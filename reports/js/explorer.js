@@ -144,6 +144,12 @@
     return /^\s*[\p{P}\p{S}\s]+$/u.test(text) ? 3 : 6;
   };
 
+  // A feature's whole label and its tokens, for where there is room for the beginning alone.
+  probe.fullName = (feature) => [
+    `#${feature} ${probe.notes.get(feature).label || probe.labelOf(feature).text}`,
+    probe.tokensOf(feature).join(" · "),
+  ];
+
   // A text that links to the input page at an example's place, where the explorer has its input. `list` may be null.
   probe.inputLink = (list, example, feature, text) => {
     const words = probe.el("bdi", { text });

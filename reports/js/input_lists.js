@@ -22,7 +22,7 @@
       dot,
       el(
         "a",
-        { href: `#/feature/${feature}` },
+        { href: `#/feature/${feature}`, tip: () => probe.fullName(feature) },
         el("span", { class: "id", text: `#${feature}` }),
         probe.nameOf(feature, 3),
       ),

@@ -68,7 +68,7 @@
         { scope: "row" },
         el(
           "a",
-          { href: `#/feature/${entry.feature}` },
+          { href: `#/feature/${entry.feature}`, tip: () => probe.fullName(entry.feature) },
           el("span", { class: "id", text: `#${entry.feature}` }),
           " ",
           probe.nameOf(entry.feature, 4),
