@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from probe_sae.reporting.inputs import find_shown
 
 pytestmark = pytest.mark.browser
 
-ENTER, TAB, RIGHT, LEFT = "\ue007", "\ue004", "\ue014", "\ue012"
+ENTER, TAB, RIGHT, LEFT, DOWN = "\ue007", "\ue004", "\ue014", "\ue012", "\ue015"
 FOCUSED = "document.activeElement"
 
 
@@ -49,12 +50,20 @@ def ids(page: Any, selector: str) -> list[int]:
     )
 
 
-@pytest.mark.parametrize("kind", ["text", "image"])
+@pytest.mark.parametrize("kind", ["text", "images"])
 def test_the_page_unpacks_what_the_analysis_holds(
-    page: Any, kind: str, request: pytest.FixtureRequest
+    page: Any,
+    kind: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    analysis: Analysis = request.getfixturevalue("text" if kind == "text" else "images")
-    page.visit(request.getfixturevalue(f"{kind}_report"), "index.html#/inputs")
+    analysis: Analysis = request.getfixturevalue(kind)
+    monkeypatch.setattr("probe_sae.reporting.explorer.FIRINGS_A_SHARD", 300)
+    report = write_report(analysis, tmp_path / "report")
+    if kind == "text":
+        assert (report.folder / "data/explore/001.js").exists()
+    page.visit(report, "index.html#/inputs")
     read = (
         "const done = arguments[1]; probe.explored(arguments[0]).then(input => done("
         "[input.rank, [...input.positions], [...input.starts], [...input.features],"
@@ -167,15 +176,16 @@ def test_the_heat_map_shows_codes_and_chooses(
         "const c = document.querySelector('.heat-frame canvas'); c.scrollIntoView();"
         "c.focus({preventScroll: true})"
     )
-    for key in (RIGHT, RIGHT, RIGHT, ENTER):
+    feature = ids(page, ".heat-label")[2]
+    place = int(np.flatnonzero(codes(text, 1)[:, feature])[0])
+    for key in (RIGHT, DOWN, DOWN, *[RIGHT] * place, ENTER):
         page.press(key)
 
-    feature = ids(page, ".heat-label")[0]
-    value = codes(text, 1)[2, feature]
     said = page.text("#heat-said")
+    value = codes(text, 1)[place, feature]
     assert said.startswith(f"#{feature}")
-    assert ("does not fire" in said) == (value == 0)
-    assert page.browser.current_url.endswith(f"?f={feature}&at=2")
+    assert float(re.findall(r"≈ ([\d.]+)", said)[0]) == pytest.approx(value, rel=0.02)
+    assert page.browser.current_url.endswith(f"?f={feature}&at={place}")
 
 
 def test_two_inputs_are_compared_by_mean_activation(
@@ -299,7 +309,7 @@ def test_patches_of_a_picture_are_coloured(
     assert lit > 0
     assert ((pixels[:, 0] - pixels[:, 2]) > 20).mean() > 0.005
     page.run("document.querySelector('.patch-cell').focus()")
-    page.press("\ue015")
+    page.press(DOWN)
     assert "row 2, column 1" in page.text(".at-place h2")
 
 
