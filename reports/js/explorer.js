@@ -98,7 +98,7 @@
     const vocabulary = await probe.vocabulary();
     if (!isText()) {
       const picture = await probe.picture(rank);
-      const label = picture.label ? probe.visible(probe.tokenText(vocabulary, picture.label)) : "no class";
+      const label = picture.label ? probe.visible(probe.tokenText(vocabulary, picture.label)) : "";
       const kind = /^\d+$/.test(label) ? `class ${label}` : label;
       return { rank, picture, vocabulary, title: probe.visible(picture.name), kind, group: picture.label };
     }
@@ -152,7 +152,7 @@
 
   // A text that links to the input page at an example's place, where the explorer has its input. `list` may be null.
   probe.inputLink = (list, example, feature, text) => {
-    const words = probe.el("bdi", { text });
+    const words = probe.el("bdi", { text: text || (list?.at.has(example.context) ? "whole input" : "") });
     if (!list?.at.has(example.context)) return words;
     return probe.el(
       "a",

@@ -50,9 +50,9 @@
         el(
           "p",
           { class: "quiet" },
-          el("bdi", { text: source.kind }),
-          rows > 1 && ` · ${probe.number(rows)} ${probe.rowsWord()}`,
-          ` · ${probe.countOf(list.columns.features[input.number], "feature fires", "features fire")}`,
+          source.kind && [el("bdi", { text: source.kind }), " · "],
+          rows > 1 && `${probe.number(rows)} ${probe.rowsWord()} · `,
+          `${probe.countOf(list.columns.features[input.number], "feature fires", "features fire")}`,
           rows > 1 && `, ${probe.number(Number((firings / rows).toPrecision(3)))} on each ${probe.rowWord()}`,
         ),
       ),

@@ -40,7 +40,7 @@
       ),
       el("p", {
         class: "quiet",
-        text: `${source.kind} · ${probe.countOf(input.positions.length, probe.rowWord(), probe.rowsWord())}`,
+        text: `${source.kind ? `${source.kind} · ` : ""}${probe.countOf(input.positions.length, probe.rowWord(), probe.rowsWord())}`,
       }),
       view.element,
     );

@@ -61,7 +61,7 @@
           },
           probe.drawPicture(source.picture, ""),
         ),
-        el("bdi", { class: "caption", text: source.kind }),
+        el("bdi", { class: "caption", text: source.kind || source.title }),
         el("span", { class: "skip-visually", text: `, ${source.title}` }),
       ),
     );

@@ -29,7 +29,9 @@
     const place = new Map(groups.map((group, i) => [group, i]));
     return {
       names:
-        by === "class" ? groups.map((group) => sources.find((source) => source.group === group).kind) : [],
+        by === "class"
+          ? groups.map((group) => sources.find((source) => source.group === group).kind || "no class")
+          : [],
       of: [...input].map((number) => place.get(sources[number].group)),
     };
   }
@@ -50,7 +52,11 @@
       const patch =
         rows * columns > 1 &&
         ` · patch in row ${Math.floor(position / columns) + 1}, column ${(position % columns) + 1}`;
-      return [el("bdi", { text: source.title }), " · ", el("bdi", { text: source.kind }), patch];
+      return [
+        el("bdi", { text: source.title }),
+        source.kind && [" · ", el("bdi", { text: source.kind })],
+        patch,
+      ];
     }
     const flat = (text) => probe.visible(text);
     const token = probe.tokenText(source.vocabulary, source.context.tokens[position]);
@@ -180,7 +186,9 @@
 
     function read(i) {
       cursor = i;
-      said.replaceChildren(...(i === null ? [rest] : words(sources[input[i]], position[i]).filter(Boolean)));
+      said.replaceChildren(
+        ...(i === null ? [rest] : words(sources[input[i]], position[i]).flat().filter(Boolean)),
+      );
       draw();
     }
     const open = () => {
