@@ -1,4 +1,4 @@
-"""The inputs that examples point to: token contexts in shards, the vocabulary, pictures.
+"""The inputs that examples and the explorer show: contexts in shards, vocabulary, pictures.
 
 Each context is written once; features refer to it by its rank among the contexts shown.
 """
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
 from probe_sae.reporting.encoding import clean, narrow, pack, rounded
+from probe_sae.reporting.explorer import explored_inputs
 
 TOKENS_A_SHARD = 160_000
 """About 400 kB of file."""
@@ -43,8 +44,9 @@ class Shown:
 
 
 def find_shown(analysis: Analysis) -> Shown:
-    """Return the contexts and tokens that some feature of the analysis refers to."""
-    contexts = np.unique(analysis.examples.context).astype(np.int64)
+    """Return the contexts and tokens that some feature, or the explorer, refers to."""
+    used_contexts = [analysis.examples.context, explored_inputs(analysis)]
+    contexts = np.unique(np.concatenate(used_contexts)).astype(np.int64)
     features, inputs = analysis.columns, analysis.inputs
     tables = [features.token_ids, features.promoted_ids, features.suppressed_ids]
     used = [np.unique(table) for table in tables]

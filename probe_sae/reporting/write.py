@@ -12,12 +12,14 @@ Costs about a sixth of a millisecond and 0.6 kB a feature, plus plotly.js (4.8 M
     data/corpus/000.js …      the contexts shown, each once (or data/pictures/ and img/)
     data/together.js          who fires with whom inside modules; which modules go together
     data/vocab.js             what the tokens shown stand for
+    data/explore/             sampled inputs with all that fires on them (000.js …), their list.js,
+                              maps.js of their rows
     data/pixels.js            images, reconstructions, features as images: where rows are pixels
     data/train.js figures.js  training log; plotly figures
     data/notes.js             labels baked in
 
 `encoding` has the form of a data file; what a column holds and how precisely stands where it is
-packed, in `features` and `inputs`.
+packed, in `features`, `inputs` and `explorer`.
 """
 
 from collections.abc import Mapping
@@ -31,6 +33,7 @@ from probe_sae.outputs import whole_folder
 from probe_sae.progress import progress
 from probe_sae.reporting import features, inputs
 from probe_sae.reporting.encoding import script, to_json
+from probe_sae.reporting.explorer import explorer_files
 from probe_sae.reporting.figures import figure_json, figures, plotly_script
 from probe_sae.reporting.notes import load_labels
 from probe_sae.reporting.pages import facts, write_pages
@@ -109,6 +112,8 @@ def _write_data(
 ) -> None:
     shown = inputs.find_shown(analysis)
     layout = _write_inputs(analysis, shown, folder)
+    for name, value in explorer_files(analysis, shown):
+        _write_script(folder, name, value)
     if analysis.pixels is not None:
         _write_script(folder, "pixels", inputs.drawn_pixels(analysis.pixels))
     layout["pixels"] = analysis.pixels is not None

@@ -10,6 +10,8 @@
     feature: ["features", (route) => probe.featurePage(route)],
     modules: ["modules", (route) => probe.modules(route)],
     module: ["modules", (route) => probe.module(route)],
+    inputs: ["inputs", (route) => probe.inputsPage(route)],
+    input: ["inputs", (route) => probe.inputPage(route)],
   };
 
   let turn = 0;

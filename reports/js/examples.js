@@ -51,7 +51,7 @@
   }
 
   async function textList(examples, feature, state) {
-    const vocabulary = await probe.vocabulary();
+    const [vocabulary, list] = await Promise.all([probe.vocabulary(), probe.explorer().catch(() => null)]);
     const pairs = await Promise.all(
       examples.map(async (example) => ({ example, context: await probe.context(example.context) })),
     );
@@ -82,7 +82,7 @@
         el(
           "div",
           { class: "where" },
-          el("bdi", { text: probe.visible(context.document) }),
+          probe.inputLink(list, example, feature, probe.visible(context.document)),
           ` · ${(context.start + example.position).toLocaleString("en")}`,
         ),
       );
@@ -110,10 +110,10 @@
   }
 
   async function imageList(examples, feature) {
-    const vocabulary = await probe.vocabulary();
+    const [vocabulary, list] = await Promise.all([probe.vocabulary(), probe.explorer().catch(() => null)]);
     const plates = await Promise.all(
       examples.map(async (example) =>
-        probe.picturePlate(example, await probe.picture(example.context), feature, vocabulary),
+        probe.picturePlate(example, await probe.picture(example.context), feature, vocabulary, list),
       ),
     );
     return el("div", { class: "plates" }, plates);

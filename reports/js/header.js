@@ -8,6 +8,7 @@
     ["features", "Features", "index.html#/features"],
     ["map", "Map", "map.html"],
     ["modules", "Modules", "index.html#/modules"],
+    ["inputs", "Inputs", "index.html#/inputs"],
   ];
   const KEYS = [
     ["/", "search features"],
@@ -19,6 +20,8 @@
     ["g l", "list of features"],
     ["g m", "map"],
     ["g c", "modules"],
+    ["g i", "inputs"],
+    ["←  →", "along the tokens of an input"],
     ["t", "theme: system, light, dark"],
     ["?", "this panel"],
     ["Esc", "close"],
@@ -190,7 +193,7 @@
       return;
     const led = Date.now() - leader < 1200;
     leader = 0;
-    const places = { o: "", l: "features", c: "modules" };
+    const places = { o: "", l: "features", c: "modules", i: "inputs" };
     if (led && event.key === "m") location.href = "map.html";
     else if (led && event.key in places) probe.go(places[event.key]);
     else if (event.key === "g") leader = Date.now();

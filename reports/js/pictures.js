@@ -15,6 +15,23 @@
     return canvas;
   }
 
+  // A picture alone: its file, or its pixels.
+  probe.drawPicture = function (picture, text) {
+    if (!picture.file) return drawPixels(picture);
+    const image = el("img", {
+      src: picture.file,
+      alt: text,
+      width: picture.width,
+      height: picture.height,
+      loading: "lazy",
+      decoding: "async",
+    });
+    image.addEventListener("error", () =>
+      image.replaceWith(el("span", { class: "lost", text: `missing: ${picture.file}` })),
+    );
+    return image;
+  };
+
   function drawHeat(example, rows, columns) {
     const canvas = el("canvas", { class: "heat", width: columns, height: rows, "aria-hidden": "true" });
     const pixels = new Uint8ClampedArray(rows * columns * 4);
@@ -26,25 +43,12 @@
   }
 
   // A picture with its heat map; on a grid of one patch there is no heat to show.
-  probe.picturePlate = function (example, picture, feature, vocabulary) {
+  probe.picturePlate = function (example, picture, feature, vocabulary, list = null) {
     const [rows, columns] = probe.report.manifest.layout.grid;
     const named = picture.label ? probe.visible(probe.tokenText(vocabulary, picture.label)) : "";
     const kind = /^\d+$/.test(named) ? `class ${named}` : named;
     const text = `${kind || "image"}, activation ${probe.number(example.value)}`;
-    const image = picture.file
-      ? el("img", {
-          src: picture.file,
-          alt: text,
-          width: picture.width,
-          height: picture.height,
-          loading: "lazy",
-          decoding: "async",
-        })
-      : drawPixels(picture);
-    if (picture.file)
-      image.addEventListener("error", () =>
-        image.replaceWith(el("span", { class: "lost", text: `missing: ${picture.file}` })),
-      );
+    const image = probe.drawPicture(picture, text);
     const [y, x] = [Math.floor(example.position / columns), example.position % columns];
     const mark =
       rows * columns > 1 &&
@@ -87,7 +91,13 @@
           mark,
         ),
       ),
-      el("figcaption", {}, el("b", { text: probe.number(example.value) }), " ", el("bdi", { text: kind })),
+      el(
+        "figcaption",
+        {},
+        el("b", { text: probe.number(example.value) }),
+        " ",
+        probe.inputLink(list, example, feature, kind),
+      ),
     );
   };
 })(window.probe);

@@ -96,6 +96,8 @@
     }
   }
 
+  probe.fillToken = fill;
+
   function tokenSpan(group, example, context, feature, vocabulary, how) {
     const levels = group.members.map((at) => example.fired.get(at) || 0);
     const level = Math.max(...levels);
