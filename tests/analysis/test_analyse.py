@@ -24,6 +24,7 @@ from probe_sae.analysis import (
 from probe_sae.analysis.by_feature import ByFeature
 from probe_sae.analysis.codes import join
 from probe_sae.analysis.result import FIFTHS, RANDOM, TOP, Features
+from probe_sae.analysis.structure import quiet_umap as REAL_UMAP  # noqa: N812
 from probe_sae.analysis.tally import BINS, Tally
 from probe_sae.errors import FormatError, OutputExists, StoreError
 from probe_sae.store import Store, layout, shuffle_store
@@ -314,15 +315,23 @@ def test_a_shuffled_store_is_not_analysed(store: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "analysis").exists()
 
 
-def test_an_analysis_leaves_the_number_of_threads_as_it_was(store: Store, tmp_path: Path) -> None:
-    """Numbers round by it; umap's numba would set it to that of the cores."""
+def test_umap_is_repeatable_and_leaves_the_number_of_threads_as_it_was() -> None:
+    """Numbers round by it; numba would set it to that of the cores."""
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.eye(3), 30, 0) + 0.1 * generator.standard_normal((90, 3))
+    rows = (groups / np.linalg.norm(groups, axis=1, keepdims=True)).astype(np.float32)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        analyse(dictionary(), store, tmp_path / "analysis")
+        one, two = REAL_UMAP(rows, 5), REAL_UMAP(rows, 5)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+    assert np.array_equal(one, two)
+    centres = one.reshape(3, 30, 2).mean(1)
+    within = np.linalg.norm(one.reshape(3, 30, 2) - centres[:, None], axis=2).max()
+    assert within < min(np.linalg.norm(centres[i] - centres[i - 1]) for i in range(3))
 
 
 def test_a_finished_analysis_is_not_overwritten(store: Store, tmp_path: Path) -> None:
