@@ -8,6 +8,7 @@
     ["features", "Features", "index.html#/features"],
     ["map", "Map", "map.html"],
     ["modules", "Modules", "index.html#/modules"],
+    ["compare", "Compare", "index.html#/compare"],
   ];
   const KEYS = [
     ["/", "search features"],
@@ -19,13 +20,14 @@
     ["g l", "list of features"],
     ["g m", "map"],
     ["g c", "modules"],
+    ["g d", "dictionaries compared"],
     ["t", "theme: system, light, dark"],
     ["?", "this panel"],
     ["Esc", "close"],
   ];
 
   probe.go = (target) => {
-    location.href = `index.html#/${target}`;
+    location.href = probe.address(`index.html#/${target}`);
   };
 
   probe.random = function () {
@@ -89,7 +91,7 @@
       el(
         "nav",
         { "aria-label": "Pages" },
-        PLACES.map(([name, text, href]) =>
+        PLACES.filter(([name]) => name !== "compare" || manifest.compare).map(([name, text, href]) =>
           el("a", { href, "data-page": name, "aria-current": name === current ? "page" : null, text }),
         ),
       ),
@@ -190,8 +192,8 @@
       return;
     const led = Date.now() - leader < 1200;
     leader = 0;
-    const places = { o: "", l: "features", c: "modules" };
-    if (led && event.key === "m") location.href = "map.html";
+    const places = { o: "", l: "features", c: "modules", d: "compare" };
+    if (led && event.key === "m") location.href = probe.address("map.html");
     else if (led && event.key in places) probe.go(places[event.key]);
     else if (event.key === "g") leader = Date.now();
     else if (event.key === "/") {

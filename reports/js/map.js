@@ -22,9 +22,7 @@
     if (id !== null) open(id);
   });
 
-  const open = (id) => {
-    location.href = `index.html#/feature/${id}`;
-  };
+  const open = (id) => probe.go(`feature/${id}`);
   function showTip(id, x, y) {
     tip.hidden = id === null || id === undefined;
     if (tip.hidden) return;
@@ -184,7 +182,7 @@
     const text = new URLSearchParams(
       Object.entries(state).filter(([, value]) => value !== null && value !== ""),
     ).toString();
-    history.replaceState(null, "", `#?${text}`);
+    history.replaceState(null, "", `${probe.isSingle ? "#/map" : "#"}?${text}`);
   }
 
   function read() {
@@ -198,16 +196,11 @@
       query.has("sel") && Number.isInteger(sel) && sel >= 0 && sel < probe.report.count ? sel : null;
   }
 
-  async function start() {
-    try {
-      await probe.open();
-    } catch (error) {
-      main.replaceChildren(probe.problem(error));
-      return;
-    }
-    probe.header("map");
-    document.title = `Map · ${document.title}`.replace("Map · Map", "Map");
+  // The page; it draws itself once it stands in the document.
+  probe.mapPage = function () {
+    document.title = "Map · probe_sae";
     read();
+    points = [];
     for (let id = 0; id < probe.report.count; id++) if (probe.place(id)) points.push(id);
     const field = document.getElementById("search");
     field.value = state.q;
@@ -226,8 +219,7 @@
         },
       }),
     );
-    main.replaceChildren(
-      el(
+    const content = el(
         "div",
         { class: "map-page" },
         el(
@@ -240,31 +232,50 @@
           note,
         ),
         el("div", { class: "map-row" }, frame, side),
-      ),
-      tip,
-    );
+        tip,
+      );
     say(
       points.length === 0
         ? "No feature has a place on the map."
         : `${probe.number(points.length)} features; near ones have similar decoder directions. Distances far apart mean little.`,
     );
     search();
+    const listeners = {
+      searching: (event) => {
+        state.q = event.detail;
+        state.module = null;
+        chosen = [];
+        search();
+        redraw();
+      },
+      themechange: redraw,
+    };
+    for (const [name, run] of Object.entries(listeners)) addEventListener(name, run);
+    const sized = new ResizeObserver(() => plot || drawCanvas());
+    sized.observe(frame);
+    document.body.classList.add("wide");
+    probe.leave = () => {
+      sized.disconnect();
+      for (const [name, run] of Object.entries(listeners)) removeEventListener(name, run);
+      document.body.classList.remove("wide");
+    };
     redraw();
-    addEventListener("searching", (event) => {
-      state.q = event.detail;
-      state.module = null;
-      chosen = [];
-      search();
-      redraw();
-    });
+    return content;
+  };
+
+  async function start() {
+    try {
+      await probe.open();
+    } catch (error) {
+      main.replaceChildren(probe.problem(error));
+      return;
+    }
+    probe.header("map");
+    main.replaceChildren(probe.mapPage());
     addEventListener("hashchange", () => {
       read();
       search();
       redraw();
-    });
-    addEventListener("themechange", redraw);
-    addEventListener("resize", () => {
-      if (!plot) drawCanvas();
     });
     main.dataset.ready = "map";
     try {
@@ -274,5 +285,5 @@
     }
     main.dataset.ready = frame.dataset.drawn || "map";
   }
-  start();
+  if (!probe.isSingle) start();
 })(window.probe);

@@ -1,0 +1,120 @@
+"""Which feature of one analysis is which of another: decoder directions matched one to one.
+
+Costs `len(a) * len(b) * d` multiplications twice over, and up to 8,192 features the Hungarian
+method (seconds for thousands); above, the greedy matching of `evaluation.matching`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from probe_sae.analysis.result import Analysis
+from probe_sae.errors import FormatError, SettingsError
+from probe_sae.evaluation.matching import match, nearest
+
+
+@dataclass(frozen=True)
+class Side:
+    """What each feature of one dictionary has in the other; dead features have nothing."""
+
+    pair: NDArray[np.int64]
+    """[features] counterpart in the one-to-one matching, -1 for none."""
+    pair_cosine: NDArray[np.float32]
+    """[features] its cosine, NaN for none."""
+    best: NDArray[np.int64]
+    """[features] nearest feature of the other, -1 for none; it may be nearest to several."""
+    best_cosine: NDArray[np.float32]
+    """[features] its cosine, NaN for none."""
+
+
+@dataclass(frozen=True)
+class Counterparts:
+    """Two dictionaries' features, matched."""
+
+    a: Side
+    b: Side
+    method: str
+    """hungarian (the largest sum of cosines), or greedy (from the largest cosine down)."""
+    either_sign: bool
+    """Whether a direction and its opposite count as the same: where activations can be negative."""
+
+
+def counterparts(a: Analysis, b: Analysis) -> Counterparts:
+    """Match the features that fire in two analyses of the same site by their decoder directions.
+
+    Raises:
+        SettingsError: they are of different sites, hosts, kinds or widths, or of several
+            dictionaries each.
+        FormatError: one was written without directions.
+    """
+    ours, theirs = _comparable(a, b)
+    alive_a, alive_b = (np.flatnonzero(one.columns.firings > 0) for one in (a, b))
+    sides = _nothing(a.count), _nothing(b.count)
+    either_sign = any(_arch(one) == "signed_topk" for one in (a, b))
+    if not len(alive_a) or not len(alive_b):
+        return Counterparts(*sides, "none", either_sign)
+    x, y = (
+        torch.from_numpy(some[alive].astype(np.float32))
+        for some, alive in ((ours, alive_a), (theirs, alive_b))
+    )
+    pairs = match(x, y, either_sign=either_sign)
+    for side, alive, others, own, other, near in (
+        (sides[0], alive_a, alive_b, pairs.a, pairs.b, nearest(x, y, either_sign=either_sign)),
+        (sides[1], alive_b, alive_a, pairs.b, pairs.a, nearest(y, x, either_sign=either_sign)),
+    ):
+        side.pair[alive[own]] = others[other]
+        side.pair_cosine[alive[own]] = np.clip(pairs.cosine, -1, 1)
+        side.best[alive] = others[near.index[:, 0]]
+        side.best_cosine[alive] = np.clip(near.cosine[:, 0], -1, 1)
+    return Counterparts(*sides, pairs.method, either_sign)
+
+
+def _nothing(count: int) -> Side:
+    none = np.full(count, -1, np.int64)
+    unknown = np.full(count, np.nan, np.float32)
+    return Side(none, unknown, none.copy(), unknown.copy())
+
+
+def _comparable(a: Analysis, b: Analysis) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    for name, ours, theirs in (
+        ("kinds", a.info.get("kind"), b.info.get("kind")),
+        ("sites", a.info.get("site"), b.info.get("site")),
+        ("hosts", _host(a), _host(b)),
+    ):
+        if ours != theirs:
+            raise SettingsError(
+                f"the analyses are of different {name}, {ours!r} and {theirs!r}: their directions "
+                "lie in different spaces. Compare two dictionaries of one site of one host."
+            )
+    for analysis in (a, b):
+        if len(analysis.info.get("parts") or ()) > 1:
+            raise SettingsError(
+                "one of the analyses is of several dictionaries together; compare analyses of a "
+                "single one each."
+            )
+    if a.directions is None or b.directions is None:
+        which = "first" if a.directions is None else "second"
+        raise FormatError(
+            f"the {which} analysis was written without decoder directions, which comparing needs; "
+            "analyse again."
+        )
+    if a.directions.shape[1] != b.directions.shape[1]:
+        raise SettingsError(
+            f"the dictionaries' directions are {a.directions.shape[1]} and "
+            f"{b.directions.shape[1]} wide; compare two dictionaries of the same site."
+        )
+    return a.directions, b.directions
+
+
+def _host(analysis: Analysis) -> Any:
+    host = analysis.info.get("host")
+    return host.get("digest") or host.get("name") if isinstance(host, Mapping) else host
+
+
+def _arch(analysis: Analysis) -> Any:
+    sae = analysis.info.get("sae")
+    return sae.get("arch") if isinstance(sae, Mapping) else None
