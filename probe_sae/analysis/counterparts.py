@@ -1,7 +1,9 @@
 """Which feature of one analysis is which of another: decoder directions matched one to one.
 
-Costs `len(a) * len(b) * d` multiplications twice over, and up to 8,192 features the Hungarian
-method (seconds for thousands); above, the greedy matching of `evaluation.matching`.
+The largest cosine first, each feature once, so that two features that are nearest to each other are
+always a pair. The matching with the largest sum of cosines (Hungarian) breaks such pairs to gain
+elsewhere: on a demo dictionary of 2,048 features and one of 1,024 it left 537 pairs at a cosine of
+0.7 or more, and this one 547. Costs `4 * len(a) * len(b) * d` multiplications.
 """
 
 from collections.abc import Mapping
@@ -33,12 +35,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Counterparts:
-    """Two dictionaries' features, matched."""
+    """Two dictionaries' features, matched one to one."""
 
     a: Side
     b: Side
-    method: str
-    """hungarian (the largest sum of cosines), or greedy (from the largest cosine down)."""
     either_sign: bool
     """Whether a direction and its opposite count as the same: where activations can be negative."""
 
@@ -56,12 +56,12 @@ def counterparts(a: Analysis, b: Analysis) -> Counterparts:
     sides = _nothing(a.count), _nothing(b.count)
     either_sign = any(_arch(one) == "signed_topk" for one in (a, b))
     if not len(alive_a) or not len(alive_b):
-        return Counterparts(*sides, "none", either_sign)
+        return Counterparts(*sides, either_sign)
     x, y = (
         torch.from_numpy(some[alive].astype(np.float32))
         for some, alive in ((ours, alive_a), (theirs, alive_b))
     )
-    pairs = match(x, y, either_sign=either_sign)
+    pairs = match(x, y, either_sign=either_sign, greedy=True)
     for side, alive, others, own, other, near in (
         (sides[0], alive_a, alive_b, pairs.a, pairs.b, nearest(x, y, either_sign=either_sign)),
         (sides[1], alive_b, alive_a, pairs.b, pairs.a, nearest(y, x, either_sign=either_sign)),
@@ -70,7 +70,7 @@ def counterparts(a: Analysis, b: Analysis) -> Counterparts:
         side.pair_cosine[alive[own]] = np.clip(pairs.cosine, -1, 1)
         side.best[alive] = others[near.index[:, 0]]
         side.best_cosine[alive] = np.clip(near.cosine[:, 0], -1, 1)
-    return Counterparts(*sides, pairs.method, either_sign)
+    return Counterparts(*sides, either_sign)
 
 
 def _nothing(count: int) -> Side:

@@ -32,7 +32,6 @@ def compared(a: Analysis, b: Analysis) -> tuple[dict[str, Any], dict[str, Any]]:
     low = -1.0 if _lowest(found) < 0 else 0.0
     edges = np.linspace(low, 1, BINS + 1)
     summary = plain({
-        "method": found.method,
         "either_sign": found.either_sign,
         "thresholds": THRESHOLDS,
         "edges": edges,

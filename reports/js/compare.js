@@ -138,12 +138,6 @@
     );
   }
 
-  const METHODS = {
-    hungarian: "The matching has the largest possible sum of cosines (Hungarian method).",
-    greedy: "The matching takes the largest cosine first (greedy, among each feature's 16 nearest).",
-    none: "One of the two has no feature that fires.",
-  };
-
   function choice(label, options, current, choose) {
     const buttons = options.map(([value, text]) =>
       el("button", {
@@ -250,7 +244,7 @@
       el("h2", { class: "pairs-title", text: "Feature by feature" }),
       el("p", {
         class: "quiet",
-        text: `Cosines are those of decoder directions${compare.either_sign ? ", a direction and its opposite taken as the same" : ""}. ${METHODS[compare.method] || ""} A larger dictionary splits features: then several come near one counterpart. Features that fire on no analysed row are left out.`,
+        text: `Cosines are those of decoder directions${compare.either_sign ? ", a direction and its opposite taken as the same" : ""}. Counterparts are matched from the largest cosine down, each feature once. A larger dictionary splits features: then several come near one counterpart. Features that fire on no analysed row are left out.`,
       }),
       browser(compare, found, route),
     );
