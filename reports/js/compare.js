@@ -29,7 +29,10 @@
     return rows
       .map(([text, read]) => [text, read(compare.a), read(compare.b)])
       .filter(([, a, b]) => (a ?? b) !== undefined && (a ?? b) !== null)
-      .map(([text, a, b]) => [text, ...[a, b].map((v) => (typeof v === "number" ? probe.number(v) : (v ?? "–")))]);
+      .map(([text, a, b]) => [
+        text,
+        ...[a, b].map((v) => (typeof v === "number" ? probe.number(v) : (v ?? "–"))),
+      ]);
   }
 
   // A metric of one dictionary with its interval.
@@ -63,16 +66,32 @@
         el(
           "thead",
           {},
-          el("tr", {}, el("th"), ["A · this one", "B · the other"].map((text) => el("th", { scope: "col", text }))),
+          el(
+            "tr",
+            {},
+            el("th"),
+            ["A · this one", "B · the other"].map((text) => el("th", { scope: "col", text })),
+          ),
         ),
         el(
           "tbody",
           {},
           facts(compare).map(([text, x, y]) =>
-            el("tr", {}, el("th", { scope: "row", text }), [x, y].map((value) => el("td", {}, el("bdi", { text: value })))),
+            el(
+              "tr",
+              {},
+              el("th", { scope: "row", text }),
+              [x, y].map((value) => el("td", {}, el("bdi", { text: value }))),
+            ),
           ),
           known.map(([name, text]) =>
-            el("tr", {}, el("th", { scope: "row" }, probe.term(text, name)), measured(a, name), measured(b, name)),
+            el(
+              "tr",
+              {},
+              el("th", { scope: "row" }, probe.term(text, name)),
+              measured(a, name),
+              measured(b, name),
+            ),
           ),
         ),
       ),
@@ -92,7 +111,9 @@
     return el(
       "section",
       {},
-      el("h3", { text: `Of each feature of ${side.toUpperCase()}: the best cosine in ${other.toUpperCase()}` }),
+      el("h3", {
+        text: `Of each feature of ${side.toUpperCase()}: the best cosine in ${other.toUpperCase()}`,
+      }),
       probe.bars({
         label: `Best cosines of the features of ${side.toUpperCase()} in ${other.toUpperCase()}`,
         counts: head.best_histogram,
@@ -147,7 +168,8 @@
         text,
         on: {
           click: (event) => {
-            for (const other of buttons) other.setAttribute("aria-pressed", String(other === event.currentTarget));
+            for (const other of buttons)
+              other.setAttribute("aria-pressed", String(other === event.currentTarget));
             choose(value);
           },
         },
@@ -157,7 +179,8 @@
   }
 
   function browser(compare, found, route) {
-    const given = (name, allowed) => (allowed.includes(route.query.get(name)) ? route.query.get(name) : allowed[0]);
+    const given = (name, allowed) =>
+      allowed.includes(route.query.get(name)) ? route.query.get(name) : allowed[0];
     const bounds = compare.thresholds.map(String);
     const state = {
       view: given("view", ["both", "near", "a", "b", "all"]),
@@ -166,7 +189,11 @@
       sort: route.query.get("sort") || "-cosine",
     };
     const count = el("span", { class: "quiet count", role: "status" });
-    const nothing = el("p", { class: "nothing", hidden: true, text: "No feature matches. Clear the search." });
+    const nothing = el("p", {
+      class: "nothing",
+      hidden: true,
+      text: "No feature matches. Clear the search.",
+    });
     const table = probe.pairTable(found, state, (rows) => {
       count.textContent = `${probe.number(rows)} ${rows === 1 ? "row" : "rows"}`;
       nothing.hidden = rows > 0;
@@ -202,7 +229,12 @@
         { class: "filters" },
         choice("Which features", views, state.view, (view) => table.change({ view })),
         el("span", {}, "at cosine"),
-        choice("Least cosine", bounds.map((bound) => [bound, bound]), state.at, (at) => table.change({ at })),
+        choice(
+          "Least cosine",
+          bounds.map((bound) => [bound, bound]),
+          state.at,
+          (at) => table.change({ at }),
+        ),
         search,
         count,
       ),

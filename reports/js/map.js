@@ -19,7 +19,7 @@
   });
   canvas.addEventListener("click", (event) => {
     const id = under(event);
-    if (id !== null) open(id);
+    if (id !== null && !probe.plainMap.wasDragged()) open(id);
   });
 
   const open = (id) => probe.go(`feature/${id}`);
@@ -85,7 +85,8 @@
   async function upgrade() {
     if (points.length === 0) return;
     if (!drawsWebGL()) {
-      say("WebGL is not to be had here, so the map stands still: no zoom, no lasso.");
+      probe.plainMap.tools.hidden = false;
+      say("WebGL is not to be had here, so the map is a plain drawing: wheel and drag, but no lasso.");
       return;
     }
     const library = await probe.plotly();
@@ -220,25 +221,26 @@
       }),
     );
     const content = el(
+      "div",
+      { class: "map-page" },
+      el(
         "div",
-        { class: "map-page" },
-        el(
-          "div",
-          { class: "map-bar" },
-          el("h1", { text: "Map" }),
-          el("span", { class: "quiet", text: "colour" }),
-          el("div", { class: "choice", role: "group", "aria-label": "Colour" }, colours),
-          probe.plainMap.legend,
-          note,
-        ),
-        el("div", { class: "map-row" }, frame, side),
-        tip,
-      );
+        { class: "map-bar" },
+        el("h1", { text: "Map" }),
+        el("span", { class: "quiet", text: "colour" }),
+        el("div", { class: "choice", role: "group", "aria-label": "Colour" }, colours),
+        probe.plainMap.legend,
+        note,
+      ),
+      el("div", { class: "map-row" }, el("div", { class: "map-holder" }, frame, probe.plainMap.tools), side),
+      tip,
+    );
     say(
       points.length === 0
         ? "No feature has a place on the map."
         : `${probe.number(points.length)} features; near ones have similar decoder directions. Distances far apart mean little.`,
     );
+    probe.plainMap.tools.hidden = !probe.isSingle;
     search();
     const listeners = {
       searching: (event) => {
@@ -249,6 +251,7 @@
         redraw();
       },
       themechange: redraw,
+      mapmove: () => plot || drawCanvas(),
     };
     for (const [name, run] of Object.entries(listeners)) addEventListener(name, run);
     const sized = new ResizeObserver(() => plot || drawCanvas());

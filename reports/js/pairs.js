@@ -1,61 +1,9 @@
 "use strict";
-// Features of two dictionaries beside each other: the table of the comparison, and the counterpart
-// on a feature's page. A is this report's dictionary, B the other one.
+// The table of two dictionaries' features: only the rows in view exist.
 (function (probe) {
   const { el } = probe;
+  const { nameIn, idIn, saysSomething } = probe.inSides;
   const SPARE = 4;
-  let sides = null;
-
-  // Both sides' columns as functions of a feature's number.
-  probe.sides = async function () {
-    if (sides) return sides;
-    const { columns } = await probe.load("compare");
-    const lines = (name) => new TextDecoder().decode(columns[name]).split("\n");
-    const signed = (value) => (value === -32768 ? NaN : value / 32767);
-    const side = (name, firings, words, tokens, rows) => ({
-      name: name.toUpperCase(),
-      count: firings.length,
-      firings: (id) => firings[id],
-      density: (id) => firings[id] / (rows || 1),
-      words: (id) => words[id] || "",
-      tokens,
-      pair: (id) => columns[`${name}_pair`][id] - 1,
-      pairCosine: (id) => signed(columns[`${name}_pair_cosine`][id]),
-      best: (id) => columns[`${name}_best`][id] - 1,
-      bestCosine: (id) => signed(columns[`${name}_best_cosine`][id]),
-    });
-    const { compare, rows } = probe.report.manifest;
-    const [wordsA, wordsB, linesB] = ["a_words", "b_words", "b_tokens"].map(lines);
-    const tokensB = (id) => (linesB[id] ? linesB[id].split("\u001f") : []);
-    sides = {
-      a: side("a", probe.report.index.firings, wordsA, probe.tokensOf, rows),
-      b: side("b", columns.b_firings, wordsB, tokensB, compare.b.rows),
-    };
-    return sides;
-  };
-
-  const saysSomething = (words) => words && !/^(unclear|too rare)/.test(words);
-
-  // A feature's label in words, or its commonest tokens where a label says nothing.
-  function nameIn(side, id) {
-    const own = side.name === "A" ? probe.notes.get(id).label : "";
-    const words = side.words(id);
-    const chips = side
-      .tokens(id)
-      .slice(0, 3)
-      .map((text) => probe.chip(text));
-    if (own || saysSomething(words)) return el("bdi", { class: own ? "own-label" : "words", text: own || words, tip: words });
-    return el(
-      "span",
-      { class: "name", tip: words },
-      chips.length ? chips : el("span", { class: "quiet", text: "no tokens" }),
-    );
-  }
-
-  const idIn = (side, id) =>
-    side.name === "A"
-      ? el("a", { class: "id", href: `#/feature/${id}`, text: `A #${id}` })
-      : el("span", { class: "id", text: `B #${id}` });
 
   // What a feature has in the other dictionary: "same", a counterpart; "near", a feature as close
   // that is another's counterpart; "only", neither.
@@ -153,16 +101,32 @@
     };
     const second = (id) =>
       saysSomething(b.words(id))
-        ? el("div", { class: "name" }, b.tokens(id).slice(0, 4).map((text) => probe.chip(text)))
+        ? el(
+            "div",
+            { class: "name" },
+            b
+              .tokens(id)
+              .slice(0, 4)
+              .map((text) => probe.chip(text)),
+          )
         : el("div", { class: "quiet", text: b.words(id).replace(/ \(.*/s, "") });
     return [
-      cell(a, row.a, { side: b, id: row.b }, row.a !== null && (samples.get(row.a) || el("div", { class: "text" }))),
+      cell(
+        a,
+        row.a,
+        { side: b, id: row.b },
+        row.a !== null && (samples.get(row.a) || el("div", { class: "text" })),
+      ),
       el("td", { class: "density", text: row.a === null ? "" : probe.percent(a.density(row.a)) }),
       el(
         "td",
         { class: row.kind === "same" ? "cosine" : "cosine quiet" },
         el("b", { text: row.cosine.toFixed(3) }),
-        el("span", { class: "meter", "aria-hidden": "true" }, el("i", { style: { width: `${Math.max(0, row.cosine) * 100}%` } })),
+        el(
+          "span",
+          { class: "meter", "aria-hidden": "true" },
+          el("i", { style: { width: `${Math.max(0, row.cosine) * 100}%` } }),
+        ),
       ),
       cell(b, row.b, { side: a, id: row.a }, row.b !== null && second(row.b)),
       el("td", { class: "density", text: row.b === null ? "" : probe.percent(b.density(row.b)) }),
@@ -176,8 +140,23 @@
     const HEIGHT = innerWidth <= 700 ? 88 : 66;
     const [top, end] = [el("tr", { "aria-hidden": "true" }), el("tr", { "aria-hidden": "true" })];
     const [body, heads] = [el("tbody"), el("tr", { "aria-rowindex": "1" })];
-    const table = el("table", { class: "features paired", "aria-label": "Features of both", style: { "--row": `${HEIGHT}px` } }, el("thead", {}, heads), body);
-    const scroller = el("div", { class: "scroller", id: "table", tabindex: "0", role: "region", "aria-label": "Features of both dictionaries" }, table);
+    const table = el(
+      "table",
+      { class: "features paired", "aria-label": "Features of both", style: { "--row": `${HEIGHT}px` } },
+      el("thead", {}, heads),
+      body,
+    );
+    const scroller = el(
+      "div",
+      {
+        class: "scroller",
+        id: "table",
+        tabindex: "0",
+        role: "region",
+        "aria-label": "Features of both dictionaries",
+      },
+      table,
+    );
 
     function drawHeads() {
       const [name, down] = [state.sort.replace("-", ""), state.sort.startsWith("-")];
@@ -252,7 +231,8 @@
     const open = (row) => row && row.a !== null && probe.go(`feature/${row.a}`);
     body.addEventListener("click", (event) => {
       const line = event.target.closest("tr[data-a]");
-      if (line && !event.target.closest("a") && !String(getSelection())) probe.go(`feature/${line.dataset.a}`);
+      if (line && !event.target.closest("a") && !String(getSelection()))
+        probe.go(`feature/${line.dataset.a}`);
     });
     scroller.addEventListener("scroll", () => {
       cancelAnimationFrame(waiting);
@@ -278,30 +258,5 @@
     };
     draw();
     return { scroller, change, stop };
-  };
-
-  // The feature of the other dictionary that matches this one: a panel of a feature's page.
-  probe.counterpart = async function (id) {
-    const { compare } = probe.report.manifest;
-    if (!compare || !probe.report.index.firings[id]) return null;
-    const { a, b } = await probe.sides();
-    const line = (other, cosine, text) =>
-      el(
-        "div",
-        { class: "counterpart" },
-        el("p", {}, idIn(b, other), " ", nameIn(b, other)),
-        el("p", { class: "quiet", text: `${text} Cosine ${cosine.toFixed(3)}; fires on ${probe.percent(b.density(other))} of rows.` }),
-      );
-    const [pair, best] = [a.pair(id), a.best(id)];
-    const same = a.pairCosine(id) >= compare.thresholds[0];
-    return el(
-      "section",
-      { class: "panel" },
-      el("h2", { text: "In the other dictionary" }),
-      same
-        ? line(pair, a.pairCosine(id), pair === best && b.best(pair) === id ? "Nearest to each other both ways." : "Matched one to one; the nearest of one of them is another.")
-        : best >= 0 && line(best, a.bestCosine(id), `No counterpart at ${compare.thresholds[0]} or more; the nearest is this one.`),
-      el("p", { class: "quiet" }, el("a", { href: `#/compare?q=%23${id}&view=all`, text: "Show in the comparison" })),
-    );
   };
 })(window.probe);

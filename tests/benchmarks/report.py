@@ -1,4 +1,4 @@
-"""What a report costs: `python tests/benchmarks/report.py [--features 16384 131072] [--no-browser]`.
+"""What a report costs: `python tests/benchmarks/report.py [--features 16384] [--no-browser]`.
 
 Makes an analysis of random features with the shapes of a real one (20 strongest and 24 random
 examples a feature, runs of firings around each, 16 commonest tokens, contexts of 128 tokens from a
@@ -227,7 +227,8 @@ _EXAMPLES = "document.querySelector('.example-body[data-ready] .example')"
 _PAINTED = """const done = arguments[0]; const look = () => (%s)
   ? requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now())))
   : requestAnimationFrame(look); look();"""
-_WARM = """const done = arguments[0]; const began = performance.now(); location.hash = '#/feature/%d';
+_WARM = """const done = arguments[0]; const began = performance.now();
+location.hash = '#/feature/%d';
 const look = () => document.querySelector('main').dataset.ready === location.hash
   && document.querySelector('.example-body[data-ready] .example')
   ? requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)))
