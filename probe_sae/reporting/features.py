@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis.result import Analysis
+from probe_sae.analysis.result import Analysis, TextInputs
 from probe_sae.reporting.encoding import clean, fraction16, narrow, pack, rounded, signed16
 from probe_sae.reporting.inputs import Shown
 
@@ -15,6 +15,8 @@ SHOWN_TOKENS = 8
 """Tokens of a feature that its page shows."""
 LABEL_TOKENS = 5
 """Tokens of a feature that the list shows and searches."""
+NEAR = 16
+"""Tokens on either side of an example whose activations are kept finely; what the page shows."""
 SPARK_BINS = 16
 """Bars of a list row's small histogram."""
 
@@ -76,7 +78,9 @@ def chunk(analysis: Analysis, shown: Shown, first: int) -> dict[str, Any]:
 
     Exact: counts and the moments. Right to 2**-16 of themselves: quantiles and examples' values; to
     2**-12: lifts and logit effects; to 2**-16: shares, cosines and phis. Activations around an
-    example are whole 255ths of the feature's maximum, at least one.
+    example are whole 255ths of the feature's maximum, at least one, and in text over 16 tokens away
+    15ths of it or, below half of one, 4 255ths: dense features fire at many such places, where only
+    the whole context shows them. Places are steps from one to the next, and the first from 0.
     """
     part = slice(first, min(first + CHUNK, analysis.count))
     return pack({**_statistics(analysis, part), **_relations(analysis, shown, part),
@@ -121,6 +125,9 @@ def _examples(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArra
     counts = np.diff(examples.offsets[low : high + 1])
     tops = np.repeat(analysis.columns.max[examples.feature[low:high]], counts)
     levels = examples.fired_value[entries] / np.where(tops > 0, tops, 1)
+    places = examples.fired_position[entries]
+    is_text = isinstance(analysis.inputs, TextInputs)
+    far = is_text & (abs(places - np.repeat(examples.position[low:high], counts)) > NEAR)
     return {
         "example_counts": narrow(np.diff(bounds)),
         "example_kind": examples.kind[low:high],
@@ -128,9 +135,25 @@ def _examples(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArra
         "example_position": narrow(np.maximum(examples.position[low:high], 0)),
         "example_value": rounded(examples.value[low:high], 15),
         "fired_counts": narrow(counts),
-        "fired_position": narrow(np.maximum(examples.fired_position[entries], 0)),
-        "fired_level": np.clip(np.rint(levels * 255), 1, 255).astype(np.uint8),
+        "fired_step": narrow(_steps(places, counts)),
+        "fired_level": np.where(far, _coarse(levels), _fine(levels)),
     }
+
+
+def _fine(levels: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.clip(np.rint(levels * 255), 1, 255).astype(np.uint8)
+
+
+def _coarse(levels: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.maximum(np.rint(np.clip(levels, 0, 1) * 15) * 17, 4).astype(np.uint8)
+
+
+def _steps(positions: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return each example's positions, which ascend, as differences; its first as it is."""
+    steps = np.diff(positions.astype(np.int64), prepend=0)
+    starts = (np.cumsum(counts) - counts)[counts > 0]
+    steps[starts] = positions[starts]
+    return steps
 
 
 def _places16(values: NDArray[Any]) -> NDArray[np.uint16]:

@@ -39,7 +39,10 @@ class ReportServer(ThreadingHTTPServer):
         found = (folder / (name or self.page.name)).resolve()
         if self.page.name != "index.html" and found != self.page:
             return None
-        return found if found.is_relative_to(folder) and found.is_file() else None
+        try:
+            return found if found.is_relative_to(folder) and found.is_file() else None
+        except OSError:  # a name that no file can have
+            return None
 
 
 class _Handler(SimpleHTTPRequestHandler):

@@ -133,8 +133,10 @@
     const found = [];
     for (let i = chunk.starts[at]; i < chunk.starts[at + 1]; i++) {
       const fired = new Map();
+      let place = 0;
       for (let j = chunk.firedStarts[i]; j < chunk.firedStarts[i + 1]; j++) {
-        fired.set(c.fired_position[j], c.fired_level[j] / 255);
+        place += c.fired_step[j];
+        fired.set(place, c.fired_level[j] / 255);
       }
       found.push({
         kind: c.example_kind[i] === 0 ? "top" : "random",

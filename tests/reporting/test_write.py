@@ -85,10 +85,16 @@ def test_chunks_hold_every_example(text: Analysis, text_report: Report) -> None:
         assert np.array_equal(contexts, examples.context[low:high])
         assert np.array_equal(chunk["example_position"], examples.position[low:high])
         assert np.allclose(chunk["example_value"], examples.value[low:high], rtol=2**-16)
-        assert np.array_equal(chunk["fired_position"], examples.fired_position[entries])
+        runs = np.split(chunk["fired_step"].astype(int), np.cumsum(chunk["fired_counts"])[:-1])
+        places = np.concatenate([np.cumsum(run) for run in runs])
+        assert np.array_equal(places, examples.fired_position[entries])
         tops = np.repeat(text.columns.max[examples.feature[low:high]], chunk["fired_counts"])
         levels = chunk["fired_level"] / 255
-        assert np.abs(levels - examples.fired_value[entries] / tops).max() <= 1 / 255
+        marked = np.repeat(examples.position[low:high], chunk["fired_counts"])
+        far = np.abs(examples.fired_position[entries] - marked) > 16
+        error = np.abs(levels - examples.fired_value[entries] / tops)
+        assert error[~far].max() <= 1 / 255
+        assert error[far].max() <= 1 / 30 + 1e-6
 
 
 def test_the_corpus_holds_every_context_shown(text: Analysis, text_report: Report) -> None:
@@ -245,7 +251,7 @@ def test_the_shell_is_small(text_report: Report) -> None:
         (text_report.folder / "index.html").stat().st_size
     )
 
-    assert shell <= 170_000
+    assert shell <= 200_000
 
 
 def test_a_feature_costs_about_a_kilobyte(fake: ModuleType, tmp_path: Path) -> None:
