@@ -76,11 +76,12 @@ def visible(text: str) -> str:
 def chunk(analysis: Analysis, shown: Shown, first: int) -> dict[str, Any]:
     """Return everything the pages of features `first` to `first` + 127 show.
 
-    Exact: counts and the moments. Right to 2**-16 of themselves: quantiles and examples' values; to
-    2**-12: lifts and logit effects; to 2**-16: shares, cosines and phis. Activations around an
-    example are whole 255ths of the feature's maximum, at least one, and in text over 16 tokens away
-    15ths of it or, below half of one, 4 255ths: dense features fire at many such places, where only
-    the whole context shows them. Places are steps from one to the next, and the first from 0.
+    Exact: counts and the moments. Right to 2**-16 of themselves: quantiles; to 2**-14: examples'
+    values; to 2**-12: lifts and logit effects; to 2**-16: shares, cosines and phis. Activations
+    around an example are whole 85ths of the feature's maximum, at least a third of one, and in text
+    over 16 tokens away 15ths of it, at least a quarter of one: dense features fire at many such
+    places, which only the whole context shows. Places are steps from one to the next, the first
+    back from the example's own.
     """
     part = slice(first, min(first + CHUNK, analysis.count))
     return pack({**_statistics(analysis, part), **_relations(analysis, shown, part),
@@ -133,27 +134,28 @@ def _examples(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArra
         "example_kind": examples.kind[low:high],
         "example_context": narrow(shown.context_ranks(examples.context[low:high])),
         "example_position": narrow(np.maximum(examples.position[low:high], 0)),
-        "example_value": rounded(examples.value[low:high], 15),
+        "example_value": rounded(examples.value[low:high], 13),
         "fired_counts": narrow(counts),
-        "fired_step": narrow(_steps(places, counts)),
+        "fired_step": _steps(places, counts, examples.position[low:high]),
         "fired_level": np.where(far, _coarse(levels), _fine(levels)),
     }
 
 
 def _fine(levels: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.clip(np.rint(levels * 255), 1, 255).astype(np.uint8)
+    return np.maximum(np.rint(np.clip(levels, 0, 1) * 85) * 3, 1).astype(np.uint8)
 
 
 def _coarse(levels: NDArray[Any]) -> NDArray[np.uint8]:
     return np.maximum(np.rint(np.clip(levels, 0, 1) * 15) * 17, 4).astype(np.uint8)
 
 
-def _steps(positions: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return each example's positions, which ascend, as differences; its first as it is."""
-    steps = np.diff(positions.astype(np.int64), prepend=0)
-    starts = (np.cumsum(counts) - counts)[counts > 0]
-    steps[starts] = positions[starts]
-    return steps
+def _steps(places: NDArray[Any], counts: NDArray[np.int64], marked: NDArray[Any]) -> NDArray[Any]:
+    """Return each example's places, which ascend, as differences; first how far before `marked`."""
+    steps = np.diff(places.astype(np.int64), prepend=0)
+    some = counts > 0
+    starts = (np.cumsum(counts) - counts)[some]
+    steps[starts] = marked[some].astype(np.int64) - places[starts]
+    return narrow(steps) if steps.min(initial=0) >= 0 else steps.astype(np.int32)
 
 
 def _places16(values: NDArray[Any]) -> NDArray[np.uint16]:

@@ -144,7 +144,7 @@
         text: "“Top” holds the strongest firings and flatters every feature. “Random” is a fair sample of all firings: trust a label only when it fits those too.",
       }),
       el("p", {
-        text: "Numbers are the analysis's own; activations of the tokens around an example are kept in 255 steps of the feature's maximum, hence the “≈” in their tooltips.",
+        text: "Numbers are the analysis's own; activations of the tokens around an example are kept in 85 steps of the feature's maximum, hence the “≈” in their tooltips.",
       }),
       el("h3", { text: "Keys" }),
       el(

@@ -133,9 +133,9 @@
     const found = [];
     for (let i = chunk.starts[at]; i < chunk.starts[at + 1]; i++) {
       const fired = new Map();
-      let place = 0;
+      let place = c.example_position[i];
       for (let j = chunk.firedStarts[i]; j < chunk.firedStarts[i + 1]; j++) {
-        place += c.fired_step[j];
+        place += j === chunk.firedStarts[i] ? -c.fired_step[j] : c.fired_step[j];
         fired.set(place, c.fired_level[j] / 255);
       }
       found.push({

@@ -84,16 +84,22 @@ def test_chunks_hold_every_example(text: Analysis, text_report: Report) -> None:
         contexts = shown.contexts[chunk["example_context"]]
         assert np.array_equal(contexts, examples.context[low:high])
         assert np.array_equal(chunk["example_position"], examples.position[low:high])
-        assert np.allclose(chunk["example_value"], examples.value[low:high], rtol=2**-16)
+        assert np.allclose(chunk["example_value"], examples.value[low:high], rtol=2**-14)
         runs = np.split(chunk["fired_step"].astype(int), np.cumsum(chunk["fired_counts"])[:-1])
-        places = np.concatenate([np.cumsum(run) for run in runs])
+        firsts = examples.position[low:high]
+        places = np.concatenate(
+            [
+                marked - run[0] + np.cumsum([0, *run[1:]])
+                for marked, run in zip(firsts, runs, strict=True)
+            ]
+        )
         assert np.array_equal(places, examples.fired_position[entries])
         tops = np.repeat(text.columns.max[examples.feature[low:high]], chunk["fired_counts"])
         levels = chunk["fired_level"] / 255
         marked = np.repeat(examples.position[low:high], chunk["fired_counts"])
         far = np.abs(examples.fired_position[entries] - marked) > 16
         error = np.abs(levels - examples.fired_value[entries] / tops)
-        assert error[~far].max() <= 1 / 255
+        assert error[~far].max() <= 1 / 170 + 1e-6
         assert error[far].max() <= 1 / 30 + 1e-6
 
 
