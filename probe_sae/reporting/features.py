@@ -76,12 +76,12 @@ def visible(text: str) -> str:
 def chunk(analysis: Analysis, shown: Shown, first: int) -> dict[str, Any]:
     """Return everything the pages of features `first` to `first` + 127 show.
 
-    Exact: counts and the moments. Right to 2**-16 of themselves: quantiles; to 2**-14: examples'
-    values; to 2**-12: lifts and logit effects; to 2**-16: shares, cosines and phis. Activations
-    around an example are whole 85ths of the feature's maximum, at least a third of one, and in text
-    over 16 tokens away 15ths of it, at least a quarter of one: dense features fire at many such
-    places, which only the whole context shows. Places are steps from one to the next, the first
-    back from the example's own.
+    Exact: counts and the moments. Right to 2**-12 of themselves: examples' values, quantiles and
+    lifts; to 2**-9: logit effects; to 2**-16: shares, cosines and phis. Activations around an
+    example are whole 85ths of the feature's maximum, at least a third of one, and in text over 16
+    tokens away 15ths of it, at least a quarter of one: dense features fire at many such places,
+    which only the whole context shows. The example's own level, which its value tells, is 0. Places
+    are steps from one to the next, the first back from the example's own.
     """
     part = slice(first, min(first + CHUNK, analysis.count))
     return pack({**_statistics(analysis, part), **_relations(analysis, shown, part),
@@ -96,7 +96,7 @@ def _statistics(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
         name: getattr(features, name)[part].astype(np.float32) for name in exact
     }
     arrays["histogram"] = narrow(features.histogram[part])
-    arrays["quantiles"] = rounded(features.quantiles[part], 15)
+    arrays["quantiles"] = rounded(features.quantiles[part], 11)
     return arrays
 
 
@@ -112,9 +112,9 @@ def _relations(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArr
         "cofiring_phis": signed16(features.cofiring_phis[part]),
         "cofiring_counts": narrow(features.cofiring_counts[part]),
         "promoted_ids": narrow(shown.token_ranks(features.promoted_ids[part])),
-        "promoted_values": rounded(features.promoted_values[part], 11),
+        "promoted_values": rounded(features.promoted_values[part], 8),
         "suppressed_ids": narrow(shown.token_ranks(features.suppressed_ids[part])),
-        "suppressed_values": rounded(features.suppressed_values[part], 11),
+        "suppressed_values": rounded(features.suppressed_values[part], 8),
     }
 
 
@@ -127,17 +127,18 @@ def _examples(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArra
     tops = np.repeat(analysis.columns.max[examples.feature[low:high]], counts)
     levels = examples.fired_value[entries] / np.where(tops > 0, tops, 1)
     places = examples.fired_position[entries]
+    away = np.abs(places - np.repeat(examples.position[low:high], counts))
     is_text = isinstance(analysis.inputs, TextInputs)
-    far = is_text & (abs(places - np.repeat(examples.position[low:high], counts)) > NEAR)
+    heat = np.where(is_text & (away > NEAR), _coarse(levels), _fine(levels))
     return {
         "example_counts": narrow(np.diff(bounds)),
         "example_kind": examples.kind[low:high],
         "example_context": narrow(shown.context_ranks(examples.context[low:high])),
         "example_position": narrow(np.maximum(examples.position[low:high], 0)),
-        "example_value": rounded(examples.value[low:high], 13),
+        "example_value": rounded(examples.value[low:high], 11),
         "fired_counts": narrow(counts),
         "fired_step": _steps(places, counts, examples.position[low:high]),
-        "fired_level": np.where(far, _coarse(levels), _fine(levels)),
+        "fired_level": np.where(away > 0, heat, 0).astype(np.uint8),
     }
 
 

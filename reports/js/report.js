@@ -136,7 +136,8 @@
       let place = c.example_position[i];
       for (let j = chunk.firedStarts[i]; j < chunk.firedStarts[i + 1]; j++) {
         place += j === chunk.firedStarts[i] ? -c.fired_step[j] : c.fired_step[j];
-        fired.set(place, c.fired_level[j] / 255);
+        const own = Math.min(1, c.example_value[i] / (c.max[at] || 1));
+        fired.set(place, place === c.example_position[i] ? own : c.fired_level[j] / 255);
       }
       found.push({
         kind: c.example_kind[i] === 0 ? "top" : "random",

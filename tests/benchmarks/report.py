@@ -71,16 +71,24 @@ def big_analysis(features: int, seed: int = 0) -> Analysis:
     )  # fmt: skip
     found = _columns(rng, features)
     info = _info(features)
-    pairs = Pairs(*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.float64, np.int64)))
+    number = np.zeros(0, np.int64)
+    pairs = Pairs(number, number, np.zeros(0, np.float64), number)
     none = np.zeros(0, np.int32)
     rows = SampledRows(none, none, np.zeros(1, np.int64), none, np.zeros(0, np.float32), none,
                        np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))  # fmt: skip
     score = np.full(features, 0.9)
     words = ["exactly {}, {} or 4 more".format(*rng.integers(0, 999, 2)) for _ in range(features)]
     number = np.full(features, 50, np.int64)
-    labels = Labels(words, [None] * features, *[score] * 7, score > 0.8, number, number)
+    scores: Any = dict.fromkeys(_SCORES, score)
+    labels = Labels(words, [None] * features, **scores, is_clear=score > 0.8,
+                    firings_scored=number, rows_scored=number)  # fmt: skip
     examples = _examples(rng, found)
     return Analysis(info, found, examples, inputs, pairs, rows, labels, np.zeros((0, 2), np.int32))
+
+
+_SCORES = (
+    "balanced_accuracy", "low", "high", "sensitivity", "specificity", "precision", "hard_accuracy"
+)  # fmt: skip
 
 
 def _zipf(rng: np.random.Generator, count: int) -> Any:
@@ -109,17 +117,19 @@ def _columns(rng: np.random.Generator, features: int) -> Features:
     none = np.zeros((features, 0), np.float32)
     effects = np.sort(rng.gamma(2, 0.5, (features, 10)), axis=1)[:, ::-1].astype(np.float32)
     return Features(
-        firings=firings, density=density, mean=top / 3, mean_activation=top / 3 * density,
+        firings=firings, density=density, mean=(top / 3).astype(np.float32),
+        mean_activation=(top / 3 * density).astype(np.float32),
         std=abs(normal()), skew=normal(), kurtosis=abs(normal()) + 3, max=top,
         histogram=rng.poisson(law * firings[:, None]).astype(np.int64), histogram_top=top,
         quantiles=top[:, None] * np.sort(rng.random((features, 5)), 1).astype(np.float32),
         token_ids=_zipf(rng, features * 16).reshape(-1, 16),
-        token_shares=shares.astype(np.float32), token_lifts=1 / (shares + 1e-3),
+        token_shares=shares.astype(np.float32),
+        token_lifts=(1 / (shares + 1e-3)).astype(np.float32),
         token_undercount=np.zeros(features, np.int64), places=np.zeros((features, 24), np.int64),
         nearest_ids=ids(8, features), nearest_cosines=near,
         cofiring_ids=ids(8, features), cofiring_phis=near, cofiring_counts=ids(8, 9000),
         cofiring_jaccards=near, cofiring_npmis=near,
-        followed_ids=none, followed_phis=none, followed_cosines=none,
+        followed_ids=none.astype(np.int32), followed_phis=none, followed_cosines=none,
         neuron_ids=ids(8, 768), neuron_correlations=near, part=np.zeros(features, np.int32),
         decoder_norm=abs(normal()), x=normal() + cluster % 8 * 3, y=normal() + cluster // 8 * 3,
         cluster=cluster, group=cluster, pca_x=normal(), pca_y=normal(),
