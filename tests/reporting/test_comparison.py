@@ -147,6 +147,7 @@ def test_each_view_counts_its_features(
         alone = living(one)[~(side.pair_cosine[living(one)] >= 0.7)]
         near.append(int((side.best_cosine[alone] >= 0.7).sum()))
         only.append(int((side.best_cosine[alone] < 0.7).sum()))
+    assert near[1] > 2
     expected = {"near": sum(near), "a": only[0], "b": only[1]}[view]
     assert page.text(".filters .count") == f"{expected} row{'' if expected == 1 else 's'}"
     counts = re.findall(r"\d+", page.text(".lead").replace("0.7", ""))

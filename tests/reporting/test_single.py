@@ -190,3 +190,25 @@ def test_a_damaged_block_is_named(page: Any, single_report: Report, tmp_path: Pa
     page.browser.get_log("browser")
 
     assert "data/f/00000.js is damaged" in page.text(".problem")
+
+
+@pytest.mark.browser
+def test_the_page_reads_examples_as_they_are(
+    page: Any, twins: tuple[Analysis, Analysis], single_report: Report
+) -> None:
+    examples, feature = twins[0].examples, 5
+    visit(page, single_report, f"#/feature/{feature}")
+
+    read = page.run_async(
+        "const done = arguments[1]; probe.feature(arguments[0]).then(f => done(f.examples.map("
+        "e => [e.position, [...e.fired.keys()], e.fired.get(e.position)])))",
+        feature,
+    )
+    bounds = examples.of(feature)
+    assert len(read) == bounds.stop - bounds.start > 5
+    for i, (position, places, level) in zip(range(bounds.start, bounds.stop), read, strict=True):
+        own = slice(examples.offsets[i], examples.offsets[i + 1])
+        assert position == examples.position[i]
+        assert places == examples.fired_position[own].tolist()
+        top = twins[0].columns.max[feature]
+        assert level == pytest.approx(examples.value[i] / top, rel=1e-3)
