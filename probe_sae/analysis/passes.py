@@ -172,7 +172,16 @@ def _analysis(
         _labels(drawn, rows, inputs, place, numbers, made.features.density, seed),
         made.tree,
         pixels,
+        _unit_directions(source.saes),
     )
+
+
+def _unit_directions(saes: Sequence[SAE]) -> NDArray[np.float16] | None:
+    """Return all directions as unit vectors, [features, d]; None where widths differ."""
+    every = [sae.directions() for sae in saes]
+    if len({some.shape[1] for some in every}) > 1:
+        return None
+    return torch.nn.functional.normalize(torch.cat(every).float(), dim=1).half().cpu().numpy()
 
 
 def _labels(

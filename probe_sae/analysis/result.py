@@ -226,6 +226,9 @@ class Analysis:
     features in order, n + i what merge i made."""
     pixels: "Pixels | None" = None
     """What can be drawn where rows are images' pixels."""
+    directions: NDArray[np.float16] | None = None
+    """[features, d] decoder directions of length 1, to compare with another analysis; None where
+    several dictionaries of different widths are analysed together, or in an older file."""
 
     @property
     def count(self) -> int:

@@ -15,15 +15,27 @@ def report_command(
     labels: Annotated[
         Path | None, typer.Option(help="Labels to bake in, as exported by a report.")
     ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Another analysis of the same site, to compare with.")
+    ] = None,
+    single_file: Annotated[
+        bool,
+        typer.Option(
+            "--single-file",
+            help="Write OUT.html alone, with everything in it; up to 2,048 features.",
+        ),
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write an analysis as a folder of pages that opens offline.
+    """Write an analysis as a folder of pages, or as one page, that opens offline.
 
-    Example: `probe-sae report analysis --out report`
+    Example: `probe-sae report analysis --out report --compare other-analysis`
     """
     from probe_sae.reporting import write_report
 
-    write_report(analysis, out, labels=labels, force=force)
-    page = out / "index.html"
+    report = write_report(
+        analysis, out, labels=labels, compare=compare, single_file=single_file, force=force
+    )
+    page = report.index
     emit({"report": str(out), "page": str(page)}, f"Report: {page}", as_json=as_json)

@@ -78,7 +78,9 @@ def match(a: Tensor, b: Tensor, *, either_sign: bool = False, greedy: bool = Fal
     _check(a, b)
     possible = min(len(a), len(b))
     if greedy or max(len(a), len(b)) > MOST_EXACT:
-        rows, columns, cosine = _greedily(a, b, either_sign)
+        there = nearest(a, b, CANDIDATES, either_sign=either_sign)
+        back = nearest(b, a, CANDIDATES, either_sign=either_sign)
+        rows, columns, cosine = greedy_pairs(there, back)
         return Matches(rows, columns, cosine, possible, "greedy")
     from scipy.optimize import linear_sum_assignment  # slow to import
 
@@ -138,17 +140,24 @@ def encoder_of(sae: SAE) -> Tensor | None:
     return weights.detach() * sae.input_scale
 
 
-def _greedily(
-    a: Tensor, b: Tensor, either_sign: bool
+def greedy_pairs(
+    there: Nearest, back: Nearest
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return features of a, of b, and their cosines, [pairs] each, sorted by features of a."""
-    there = nearest(a, b, CANDIDATES, either_sign=either_sign)
-    back = nearest(b, a, CANDIDATES, either_sign=either_sign)
-    width, back_width = there.index.shape[1], back.index.shape[1]
-    rows = np.concatenate([np.repeat(np.arange(len(a)), width), back.index.ravel()])
-    columns = np.concatenate([there.index.ravel(), np.repeat(np.arange(len(b)), back_width)])
+    """Return features of a, of b, and their cosines, [pairs] each, sorted by features of a.
+
+    From the largest cosine down, each feature once.
+
+    Args:
+        there: for each feature of a its nearest of b.
+        back: for each feature of b its nearest of a.
+    """
+    count_a, count_b = len(there.index), len(back.index)
+    rows = np.concatenate([np.repeat(np.arange(count_a), there.index.shape[1]), back.index.ravel()])
+    columns = np.concatenate(
+        [there.index.ravel(), np.repeat(np.arange(count_b), back.index.shape[1])]
+    )
     cosines = np.concatenate([there.cosine.ravel(), back.cosine.ravel()])
-    is_free_a, is_free_b = np.ones(len(a), np.bool_), np.ones(len(b), np.bool_)
+    is_free_a, is_free_b = np.ones(count_a, np.bool_), np.ones(count_b, np.bool_)
     chosen: list[int] = []
     order = np.argsort(-cosines, kind="stable")
     for place, i, j in zip(

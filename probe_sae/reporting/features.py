@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis.result import Analysis
+from probe_sae.analysis.result import Analysis, TextInputs
 from probe_sae.reporting.encoding import clean, fraction16, narrow, pack, rounded, signed16
 from probe_sae.reporting.inputs import Shown
 
@@ -15,6 +15,8 @@ SHOWN_TOKENS = 8
 """Tokens of a feature that its page shows."""
 LABEL_TOKENS = 5
 """Tokens of a feature that the list shows and searches."""
+NEAR = 16
+"""Tokens on either side of an example whose activations are kept finely; what the page shows."""
 SPARK_BINS = 16
 """Bars of a list row's small histogram."""
 
@@ -82,9 +84,12 @@ def visible(text: str) -> str:
 def chunk(analysis: Analysis, shown: Shown, first: int) -> dict[str, Any]:
     """Return everything the pages of features `first` to `first` + 127 show.
 
-    Exact: counts and the moments. Right to 2**-16 of themselves: quantiles and examples' values; to
-    2**-12: lifts and logit effects; to 2**-16: shares, cosines and phis. Activations around an
-    example are whole 255ths of the feature's maximum, at least one.
+    Exact: counts and the moments. Right to 2**-12 of themselves: examples' values, quantiles and
+    lifts; to 2**-9: logit effects; to 2**-16: shares, cosines and phis. Activations around an
+    example are whole 85ths of the feature's maximum, at least a third of one, and in text over 16
+    tokens away 15ths of it, at least a quarter of one: dense features fire at many such places,
+    which only the whole context shows. The example's own level, which its value tells, is 0. Places
+    are steps from one to the next, the first back from the example's own.
     """
     part = slice(first, min(first + CHUNK, analysis.count))
     return pack({
@@ -101,7 +106,7 @@ def _statistics(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
         name: getattr(features, name)[part].astype(np.float32) for name in exact
     }
     arrays["histogram"] = narrow(features.histogram[part])
-    arrays["quantiles"] = rounded(features.quantiles[part], 15)
+    arrays["quantiles"] = rounded(features.quantiles[part], 11)
     return arrays
 
 
@@ -129,9 +134,9 @@ def _relations(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArr
         "followed_ids": narrow(features.followed_ids[part].astype(np.int64) + 1),
         "followed_phis": signed16(features.followed_phis[part]),
         "promoted_ids": narrow(shown.token_ranks(features.promoted_ids[part])),
-        "promoted_values": rounded(features.promoted_values[part], 11),
+        "promoted_values": rounded(features.promoted_values[part], 8),
         "suppressed_ids": narrow(shown.token_ranks(features.suppressed_ids[part])),
-        "suppressed_values": rounded(features.suppressed_values[part], 11),
+        "suppressed_values": rounded(features.suppressed_values[part], 8),
     }
 
 
@@ -143,15 +148,19 @@ def _examples(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArra
     counts = np.diff(examples.offsets[low : high + 1])
     tops = np.repeat(analysis.columns.max[examples.feature[low:high]], counts)
     levels = examples.fired_value[entries] / np.where(tops > 0, tops, 1)
+    places = examples.fired_position[entries]
+    away = np.abs(places - np.repeat(examples.position[low:high], counts))
+    is_text = isinstance(analysis.inputs, TextInputs)
+    heat = np.where(is_text & (away > NEAR), _coarse(levels), _fine(levels))
     return {
         "example_counts": narrow(np.diff(bounds)),
         "example_kind": examples.kind[low:high],
         "example_context": narrow(shown.context_ranks(examples.context[low:high])),
         "example_position": narrow(np.maximum(examples.position[low:high], 0)),
-        "example_value": rounded(examples.value[low:high], 15),
+        "example_value": rounded(examples.value[low:high], 11),
         "fired_counts": narrow(counts),
-        "fired_position": narrow(np.maximum(examples.fired_position[entries], 0)),
-        "fired_level": np.clip(np.rint(levels * 255), 1, 255).astype(np.uint8),
+        "fired_step": _steps(places, counts, examples.position[low:high]),
+        "fired_level": np.where(away > 0, heat, 0).astype(np.uint8),
     }
 
 
@@ -159,6 +168,23 @@ def _halves8(shares: NDArray[Any]) -> NDArray[np.uint8]:
     """Return shares from 0 to 1 in half per cents, 255 where there is none."""
     known = np.isfinite(shares)
     return np.where(known, np.rint(np.where(known, shares, 0) * 200), 255).astype(np.uint8)
+
+
+def _fine(levels: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.maximum(np.rint(np.clip(levels, 0, 1) * 85) * 3, 1).astype(np.uint8)
+
+
+def _coarse(levels: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.maximum(np.rint(np.clip(levels, 0, 1) * 15) * 17, 4).astype(np.uint8)
+
+
+def _steps(places: NDArray[Any], counts: NDArray[np.int64], marked: NDArray[Any]) -> NDArray[Any]:
+    """Return each example's places, which ascend, as differences; first how far before `marked`."""
+    steps = np.diff(places.astype(np.int64), prepend=0)
+    some = counts > 0
+    starts = (np.cumsum(counts) - counts)[some]
+    steps[starts] = marked[some].astype(np.int64) - places[starts]
+    return narrow(steps) if steps.min(initial=0) >= 0 else steps.astype(np.int32)
 
 
 def _places16(values: NDArray[Any]) -> NDArray[np.uint16]:

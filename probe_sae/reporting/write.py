@@ -17,6 +17,9 @@ Costs about a sixth of a millisecond and 0.6 kB a feature, plus plotly.js (4.8 M
     data/pixels.js            images, reconstructions, features as images: where rows are pixels
     data/train.js figures.js  training log; plotly figures
     data/notes.js             labels baked in
+    data/compare.js           another dictionary's features and this one's, matched (if asked for)
+
+Or all of it in one HTML file: see `single`.
 
 `encoding` has the form of a data file; what a column holds and how precisely stands where it is
 packed, in `features`, `inputs` and `explorer`.
@@ -32,11 +35,13 @@ from probe_sae.analysis.saved import load_analysis
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import progress
 from probe_sae.reporting import features, inputs
+from probe_sae.reporting.comparison import compared
 from probe_sae.reporting.encoding import script, to_json
 from probe_sae.reporting.explorer import explorer_files
 from probe_sae.reporting.figures import figure_json, figures, plotly_script
 from probe_sae.reporting.notes import load_labels
 from probe_sae.reporting.pages import facts, write_pages
+from probe_sae.reporting.single import check_single, fold, whole_file
 from probe_sae.reporting.summary import summarise
 from probe_sae.reporting.together import together
 
@@ -52,11 +57,13 @@ class Report:
     """Where it lies."""
     summary: Mapping[str, Any]
     """What `report.json` holds."""
+    page: str = "index.html"
+    """Name of the page to open: of the report's only file, where it is one."""
 
     @property
     def index(self) -> Path:
         """The page to open."""
-        return self.folder / "index.html"
+        return self.folder / self.page
 
     @property
     def figures(self) -> dict[str, "Figure"]:
@@ -81,34 +88,64 @@ def write_report(
     out: str | Path,
     *,
     labels: Path | None = None,
+    compare: Analysis | str | Path | None = None,
+    single_file: bool = False,
     force: bool = False,
 ) -> Report:
     """Write a report that opens from disk, with the network off, in any current browser.
 
     Args:
         analysis: an analysis, or the folder of one.
-        out: the folder to make.
+        out: the folder to make; with `single_file`, the file, whose name ends in `.html`.
         labels: a file of labels and notes exported from a report, to show in this one.
+        compare: another analysis of the same site, whose features are matched with this one's.
+        single_file: write one HTML file that holds everything, for up to 2,048 features.
         force: replace an older report at `out`.
 
     Raises:
         OutputExists: `out` is there already.
-        FormatError: the analysis or the labels cannot be read.
+        FormatError: an analysis or the labels cannot be read.
+        SettingsError: the two analyses cannot be compared, or there are too many features for
+            a single file.
     """
     found = analysis if isinstance(analysis, Analysis) else load_analysis(analysis)
+    if single_file:
+        check_single(Path(out), found.count)
     found = replace(found, examples=found.examples.of_kinds((TOP, RANDOM)))
     named = load_labels(Path(labels), found.count) if labels is not None else {}
-    summary = summarise(found)
+    summary, more = summarise(found), {"notes": named}
+    if compare is not None:
+        other = compare if isinstance(compare, Analysis) else load_analysis(compare)
+        summary["compare"], more["compare"] = compared(found, other)
+    if single_file:
+        with whole_file(Path(out), force=force) as folder:
+            _write_report(found, summary, more, folder, plotly=False)
+            fold(folder)
+        return Report(Path(out).parent, summary, Path(out).name)
     with whole_folder(out, force=force, marks=("report.json",)) as folder:
-        write_pages(summary, folder)
-        _write_data(found, summary, named, folder)
-        text = to_json(summary) + "\n"
-        (folder / "report.json").write_text(text, encoding="utf-8", newline="\n")
+        _write_report(found, summary, more, folder, plotly=True)
     return Report(Path(out), summary)
 
 
+def _write_report(
+    analysis: Analysis,
+    summary: Mapping[str, Any],
+    more: Mapping[str, Any],
+    folder: Path,
+    *,
+    plotly: bool,
+) -> None:
+    write_pages(summary, folder)
+    _write_data(analysis, summary, more, folder)
+    text = to_json(summary) + "\n"
+    (folder / "report.json").write_text(text, encoding="utf-8", newline="\n")
+    if plotly:
+        place = folder / "assets" / "plotly.min.js"
+        place.write_text(plotly_script(), encoding="utf-8", newline="\n")
+
+
 def _write_data(
-    analysis: Analysis, summary: Mapping[str, Any], named: Mapping[str, Any], folder: Path
+    analysis: Analysis, summary: Mapping[str, Any], more: Mapping[str, Any], folder: Path
 ) -> None:
     shown = inputs.find_shown(analysis)
     layout = _write_inputs(analysis, shown, folder)
@@ -133,7 +170,7 @@ def _write_data(
         "together": together(analysis),
         "train": summary["training"],
         "figures": drawn,
-        "notes": named,
+        **more,
     }
     for name, value in parts.items():
         _write_script(folder, name, value)
@@ -142,8 +179,6 @@ def _write_data(
             name = f"f/{first // features.CHUNK:05d}"
             _write_script(folder, name, features.chunk(analysis, shown, first))
             advance(features.CHUNK)
-    plotly = folder / "assets" / "plotly.min.js"
-    plotly.write_text(plotly_script(), encoding="utf-8", newline="\n")
 
 
 def _write_inputs(analysis: Analysis, shown: inputs.Shown, folder: Path) -> dict[str, Any]:

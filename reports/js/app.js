@@ -9,6 +9,8 @@
     features: ["features", (route) => probe.list(route)],
     feature: ["features", (route) => probe.featurePage(route)],
     modules: ["modules", (route) => probe.modules(route)],
+    map: ["map", (route) => (probe.mapPage ? probe.mapPage(route) : lost(route))],
+    compare: ["compare", (route) => probe.compare(route)],
     module: ["modules", (route) => probe.module(route)],
     inputs: ["inputs", (route) => probe.inputsPage(route)],
     input: ["inputs", (route) => probe.inputPage(route)],
@@ -59,7 +61,7 @@
     addEventListener("hashchange", show);
     addEventListener("searching", (event) => {
       if (
-        probe.route().path[0] !== "features" &&
+        !["features", "map"].includes(probe.route().path[0]) &&
         event.detail.trim().length > 1 &&
         !/^#?\d+$/.test(event.detail.trim())
       ) {

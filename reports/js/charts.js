@@ -213,6 +213,7 @@
 
   // A button that swaps a plot for its plotly figure.
   probe.interactive = function (frame, name) {
+    if (probe.isSingle) return null; // plotly would be most of the file
     const button = el("button", { class: "plain", text: "Open interactive plot" });
     button.addEventListener("click", async () => {
       button.disabled = true;

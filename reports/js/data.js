@@ -9,12 +9,23 @@ window.probe = {};
 
   probe.DataError = class extends Error {};
 
+  // A report in one file carries its files as blocks of text, found by their paths.
+  probe.isSingle = document.documentElement.hasAttribute("data-single");
+  const held = (path) => (probe.isSingle ? (document.getElementById(path)?.textContent ?? null) : null);
+
+  // Where a link or a picture of the report points to: in one file, into that file.
+  probe.address = (path) =>
+    probe.isSingle
+      ? (held(path) ?? path.replace(/^index\.html(?=#)/, "").replace(/^map\.html#?/, "#/map"))
+      : path;
+
   probe.take = function (name, value) {
     arrived.set(name, value);
   };
 
   // Load a script of the report; resolves when it has run.
   probe.script = function (path) {
+    if (probe.isSingle) return Promise.reject(new probe.DataError(`This file lacks ${path}.`));
     return new Promise((resolve, reject) => {
       const tag = document.createElement("script");
       tag.src = path;
@@ -45,8 +56,10 @@ window.probe = {};
 
   async function read(name) {
     const path = `data/${name}.js`;
-    await probe.script(path);
-    if (!arrived.has(name)) throw damaged(path);
+    const block = held(path);
+    if (block === null) await probe.script(path);
+    else arrived.set(name, parsed(block));
+    if (arrived.get(name) === undefined) throw damaged(path);
     const value = arrived.get(name);
     arrived.delete(name);
     if (!value || typeof value.gz !== "string") return value;
@@ -54,6 +67,14 @@ window.probe = {};
       return { ...value, gz: null, ...(await unpack(value)) };
     } catch (problem) {
       throw problem instanceof probe.DataError ? problem : damaged(path);
+    }
+  }
+
+  function parsed(block) {
+    try {
+      return JSON.parse(block);
+    } catch {
+      return undefined;
     }
   }
 

@@ -100,10 +100,11 @@
         el("p", {}, el("a", { href: "#/features", text: "To the list" })),
       );
     }
-    const [feature, vocabulary, asImage] = await Promise.all([
+    const [feature, vocabulary, asImage, counterpart] = await Promise.all([
       probe.feature(id),
       probe.vocabulary(),
       probe.pixelPanel(id),
+      probe.counterpart(id),
     ]);
     const given = (name, allowed, usual) =>
       allowed.includes(route.query.get(name)) ? route.query.get(name) : usual;
@@ -186,6 +187,7 @@
             (pair) => pair[1],
             (pair) => `cosine ${probe.number(pair[1], 4)}`,
           ),
+          counterpart,
           panels.miniMap(feature),
         ),
       ),

@@ -9,6 +9,7 @@
     ["map", "Map", "map.html"],
     ["modules", "Modules", "index.html#/modules"],
     ["inputs", "Inputs", "index.html#/inputs"],
+    ["compare", "Compare", "index.html#/compare"],
   ];
   const KEYS = [
     ["/", "search features"],
@@ -22,13 +23,14 @@
     ["g c", "modules"],
     ["g i", "inputs"],
     ["←  →", "along the tokens of an input"],
+    ["g d", "dictionaries compared"],
     ["t", "theme: system, light, dark"],
     ["?", "this panel"],
     ["Esc", "close"],
   ];
 
   probe.go = (target) => {
-    location.href = `index.html#/${target}`;
+    location.href = probe.address(`index.html#/${target}`);
   };
 
   probe.random = function () {
@@ -92,7 +94,7 @@
       el(
         "nav",
         { "aria-label": "Pages" },
-        PLACES.map(([name, text, href]) =>
+        PLACES.filter(([name]) => name !== "compare" || manifest.compare).map(([name, text, href]) =>
           el("a", { href, "data-page": name, "aria-current": name === current ? "page" : null, text }),
         ),
       ),
@@ -145,7 +147,7 @@
         text: "“Top” holds the strongest firings and flatters every feature. “Random” is a fair sample of all firings: trust a label only when it fits those too.",
       }),
       el("p", {
-        text: "Numbers are the analysis's own; activations of the tokens around an example are kept in 255 steps of the feature's maximum, hence the “≈” in their tooltips.",
+        text: "Numbers are the analysis's own; activations of the tokens around an example are kept in 85 steps of the feature's maximum, hence the “≈” in their tooltips.",
       }),
       el("h3", { text: "Keys" }),
       el(
@@ -193,8 +195,8 @@
       return;
     const led = Date.now() - leader < 1200;
     leader = 0;
-    const places = { o: "", l: "features", c: "modules", i: "inputs" };
-    if (led && event.key === "m") location.href = "map.html";
+    const places = { o: "", l: "features", c: "modules", i: "inputs", d: "compare" };
+    if (led && event.key === "m") location.href = probe.address("map.html");
     else if (led && event.key in places) probe.go(places[event.key]);
     else if (event.key === "g") leader = Date.now();
     else if (event.key === "/") {

@@ -19,12 +19,10 @@
   });
   canvas.addEventListener("click", (event) => {
     const id = under(event);
-    if (id !== null) open(id);
+    if (id !== null && !probe.plainMap.wasDragged()) open(id);
   });
 
-  const open = (id) => {
-    location.href = `index.html#/feature/${id}`;
-  };
+  const open = (id) => probe.go(`feature/${id}`);
   function showTip(id, x, y) {
     tip.hidden = id === null || id === undefined;
     if (tip.hidden) return;
@@ -87,7 +85,8 @@
   async function upgrade() {
     if (points.length === 0) return;
     if (!drawsWebGL()) {
-      say("WebGL is not to be had here, so the map stands still: no zoom, no lasso.");
+      probe.plainMap.tools.hidden = false;
+      say("WebGL is not to be had here, so the map is a plain drawing: wheel and drag, but no lasso.");
       return;
     }
     const library = await probe.plotly();
@@ -184,7 +183,7 @@
     const text = new URLSearchParams(
       Object.entries(state).filter(([, value]) => value !== null && value !== ""),
     ).toString();
-    history.replaceState(null, "", `#?${text}`);
+    history.replaceState(null, "", `${probe.isSingle ? "#/map" : "#"}?${text}`);
   }
 
   function read() {
@@ -198,16 +197,11 @@
       query.has("sel") && Number.isInteger(sel) && sel >= 0 && sel < probe.report.count ? sel : null;
   }
 
-  async function start() {
-    try {
-      await probe.open();
-    } catch (error) {
-      main.replaceChildren(probe.problem(error));
-      return;
-    }
-    probe.header("map");
-    document.title = `Map · ${document.title}`.replace("Map · Map", "Map");
+  // The page; it draws itself once it stands in the document.
+  probe.mapPage = function () {
+    document.title = "Map · probe_sae";
     read();
+    points = [];
     for (let id = 0; id < probe.report.count; id++) if (probe.place(id)) points.push(id);
     const field = document.getElementById("search");
     field.value = state.q;
@@ -226,21 +220,19 @@
         },
       }),
     );
-    main.replaceChildren(
+    const content = el(
+      "div",
+      { class: "map-page" },
       el(
         "div",
-        { class: "map-page" },
-        el(
-          "div",
-          { class: "map-bar" },
-          el("h1", { text: "Map" }),
-          el("span", { class: "quiet", text: "colour" }),
-          el("div", { class: "choice", role: "group", "aria-label": "Colour" }, colours),
-          probe.plainMap.legend,
-          note,
-        ),
-        el("div", { class: "map-row" }, frame, side),
+        { class: "map-bar" },
+        el("h1", { text: "Map" }),
+        el("span", { class: "quiet", text: "colour" }),
+        el("div", { class: "choice", role: "group", "aria-label": "Colour" }, colours),
+        probe.plainMap.legend,
+        note,
       ),
+      el("div", { class: "map-row" }, el("div", { class: "map-holder" }, frame, probe.plainMap.tools), side),
       tip,
     );
     say(
@@ -248,23 +240,45 @@
         ? "No feature has a place on the map."
         : `${probe.number(points.length)} features; near ones have similar decoder directions. Distances far apart mean little.`,
     );
+    probe.plainMap.tools.hidden = !probe.isSingle;
     search();
+    const listeners = {
+      searching: (event) => {
+        state.q = event.detail;
+        state.module = null;
+        chosen = [];
+        search();
+        redraw();
+      },
+      themechange: redraw,
+      mapmove: () => plot || drawCanvas(),
+    };
+    for (const [name, run] of Object.entries(listeners)) addEventListener(name, run);
+    const sized = new ResizeObserver(() => plot || drawCanvas());
+    sized.observe(frame);
+    document.body.classList.add("wide");
+    probe.leave = () => {
+      sized.disconnect();
+      for (const [name, run] of Object.entries(listeners)) removeEventListener(name, run);
+      document.body.classList.remove("wide");
+    };
     redraw();
-    addEventListener("searching", (event) => {
-      state.q = event.detail;
-      state.module = null;
-      chosen = [];
-      search();
-      redraw();
-    });
+    return content;
+  };
+
+  async function start() {
+    try {
+      await probe.open();
+    } catch (error) {
+      main.replaceChildren(probe.problem(error));
+      return;
+    }
+    probe.header("map");
+    main.replaceChildren(probe.mapPage());
     addEventListener("hashchange", () => {
       read();
       search();
       redraw();
-    });
-    addEventListener("themechange", redraw);
-    addEventListener("resize", () => {
-      if (!plot) drawCanvas();
     });
     main.dataset.ready = "map";
     try {
@@ -274,5 +288,5 @@
     }
     main.dataset.ready = frame.dataset.drawn || "map";
   }
-  start();
+  if (!probe.isSingle) start();
 })(window.probe);

@@ -67,7 +67,63 @@
 
   const canvas = el("canvas", { class: "map-canvas", "aria-label": "Map of features" });
   const frame = el("div", { class: "map-frame" }, canvas);
-  const where = ([x, y]) => [(0.03 + x * 0.94) * canvas.clientWidth, (0.97 - y * 0.94) * canvas.clientHeight];
+  // What of the map is in view: `scale` times enlarged, its middle at `x`, `y`.
+  const view = { scale: 1, x: 0.5, y: 0.5 };
+  const where = ([x, y]) => [
+    ((0.03 + x * 0.94 - view.x) * view.scale + 0.5) * canvas.clientWidth,
+    ((0.97 - y * 0.94 - view.y) * view.scale + 0.5) * canvas.clientHeight,
+  ];
+  const moved = () => {
+    const room = 0.5 / view.scale;
+    for (const axis of "xy") view[axis] = Math.max(room, Math.min(1 - room, view[axis]));
+    dispatchEvent(new Event("mapmove"));
+  };
+  // Enlarge about a point of the canvas, given as shares of its size.
+  function zoom(factor, x = 0.5, y = 0.5) {
+    const before = view.scale;
+    view.scale = Math.max(1, Math.min(40, before * factor));
+    view.x += (x - 0.5) * (1 / before - 1 / view.scale);
+    view.y += (y - 0.5) * (1 / before - 1 / view.scale);
+    moved();
+  }
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      const box = canvas.getBoundingClientRect();
+      const at = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+      zoom(1.2 ** (event.deltaY < 0 ? 1 : -1), ...at);
+    },
+    { passive: false },
+  );
+  let grip = null;
+  canvas.addEventListener("pointerdown", (event) => {
+    grip = event.pointerType === "mouse" ? { x: event.clientX, y: event.clientY, far: 0 } : null;
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!grip || !event.buttons) return;
+    const [x, y] = [event.clientX - grip.x, event.clientY - grip.y];
+    view.x -= x / canvas.clientWidth / view.scale;
+    view.y -= y / canvas.clientHeight / view.scale;
+    grip = { x: event.clientX, y: event.clientY, far: grip.far + Math.abs(x) + Math.abs(y) };
+    moved();
+  });
+  const wasDragged = () => grip !== null && grip.far > 4;
+  const reset = () => {
+    view.scale = 1;
+    moved();
+  };
+  const tools = el(
+    "div",
+    { class: "map-tools buttons", hidden: true },
+    [
+      ["+", "Enlarge", () => zoom(1.6)],
+      ["−", "Reduce", () => zoom(1 / 1.6)],
+      ["↺", "Whole map", reset],
+    ].map(([text, tip, click]) =>
+      el("button", { class: "icon", text, tip, "aria-label": tip, on: { click } }),
+    ),
+  );
 
   function draw(state, points, lit) {
     const ratio = devicePixelRatio || 1;
@@ -76,7 +132,8 @@
     const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);
     const colour = colouring(state.colour);
-    const size = points.length > 50000 ? 1.5 : points.length > 5000 ? 2.5 : 5;
+    const size =
+      (points.length > 50000 ? 1.5 : points.length > 5000 ? 2.5 : 5) * Math.min(2, view.scale ** 0.4);
     const dim = lit ? 0.25 : 0.85;
     pen.globalAlpha = dim;
     for (const id of points) {
@@ -131,5 +188,5 @@
     );
   }
 
-  probe.plainMap = { canvas, frame, legend, colouring, draw, under, drawLegend };
+  probe.plainMap = { canvas, frame, legend, colouring, draw, under, drawLegend, tools, wasDragged };
 })(window.probe);

@@ -150,8 +150,11 @@
     const found = [];
     for (let i = chunk.starts[at]; i < chunk.starts[at + 1]; i++) {
       const fired = new Map();
+      let place = c.example_position[i];
       for (let j = chunk.firedStarts[i]; j < chunk.firedStarts[i + 1]; j++) {
-        fired.set(c.fired_position[j], c.fired_level[j] / 255);
+        place += j === chunk.firedStarts[i] ? -c.fired_step[j] : c.fired_step[j];
+        const own = Math.min(1, c.example_value[i] / (c.max[at] || 1));
+        fired.set(place, place === c.example_position[i] ? own : c.fired_level[j] / 255);
       }
       found.push({
         kind: c.example_kind[i] === 0 ? "top" : "random",

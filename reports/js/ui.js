@@ -13,7 +13,8 @@
         for (const [event, run] of Object.entries(value)) element.addEventListener(event, run);
       } else if (name === "style") {
         for (const [key, item] of Object.entries(value)) element.style.setProperty(key, item);
-      } else element.setAttribute(name, value === true ? "" : value);
+      } else if (name === "href" || name === "src") element.setAttribute(name, probe.address(value));
+      else element.setAttribute(name, value === true ? "" : value);
     }
     element.append(
       ...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false),

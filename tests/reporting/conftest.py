@@ -54,6 +54,34 @@ def photo_report(fake: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     return write_report(photos, tmp_path_factory.mktemp("photo") / "report")
 
 
+@pytest.fixture(scope="session")
+def twins(fake: ModuleType) -> tuple[Analysis, Analysis]:
+    return fake.twins()
+
+
+@pytest.fixture(scope="session")
+def compared_report(
+    twins: tuple[Analysis, Analysis], tmp_path_factory: pytest.TempPathFactory
+) -> Report:
+    out = tmp_path_factory.mktemp("compared") / "report"
+    return write_report(twins[0], out, compare=twins[1])
+
+
+@pytest.fixture(scope="session")
+def single_report(
+    twins: tuple[Analysis, Analysis], tmp_path_factory: pytest.TempPathFactory
+) -> Report:
+    out = tmp_path_factory.mktemp("single") / "report of one.html"
+    return write_report(twins[0], out, compare=twins[1], single_file=True)
+
+
+@pytest.fixture(scope="session")
+def single_photos(fake: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    photos = fake.image_analysis(features=20, images=30, grid=7, size=56, channels=3)
+    out = tmp_path_factory.mktemp("single") / "photos.html"
+    return write_report(photos, out, single_file=True)
+
+
 def _browser_paths() -> tuple[str, str] | None:
     import shutil
 

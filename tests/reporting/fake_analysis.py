@@ -125,6 +125,31 @@ def pixel_analysis(features: int = 12, size: int = 8, seed: int = 0) -> Analysis
     return replace(plain, pixels=drawn, info={**plain.info, "metrics": metrics})
 
 
+def twins(features: int = 300, others: int = 200) -> tuple[Analysis, Analysis]:
+    """Two analyses of one site: a third of the second's features are noisy copies of the first's.
+
+    Feature i of the second is near feature i of the first for i under a third of `others`; the next
+    eight are less near to features 1 to 8, which have a counterpart already.
+    """
+    rng = np.random.default_rng(7)
+    a, b = text_analysis(features), text_analysis(others, contexts=60, seed=3)
+    ours, theirs = rng.standard_normal((features, 32)), rng.standard_normal((others, 32))
+    same = others // 3
+    noise = rng.uniform(0, 0.35, (same, 1)) * rng.standard_normal((same, 32))
+    theirs[:same] = ours[:same] + noise
+    theirs[same : same + 8] = ours[1:9] + 0.4 * rng.standard_normal((8, 32))
+    intervals = {"fraction_unexplained": [0.16, 0.17], "l0": [31.5, 32.3]}
+    metrics = {**a.info["metrics"], "intervals": intervals}
+    return (
+        replace(a, directions=_unit(ours), info={**a.info, "metrics": metrics}),
+        replace(b, directions=_unit(theirs)),
+    )
+
+
+def _unit(directions: Whole) -> NDArray[np.float16]:
+    return (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(np.float16)
+
+
 def without_metrics(analysis: Analysis) -> Analysis:
     """The same analysis before anything was evaluated or logged."""
     return replace(analysis, info={**analysis.info, "metrics": None, "training": []})

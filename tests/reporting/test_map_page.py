@@ -62,8 +62,8 @@ def test_the_map_tells_names_on_hover_and_opens_features_on_click(
 
     page.mouse("mouseMoved", x - 4, y)
     page.mouse("mouseMoved", x, y)
-    page.wait("document.querySelector('main > .tip').hidden === false")
-    assert f"#{feature}" in page.text("main > .tip")
+    page.wait("document.querySelector('.map-page > .tip').hidden === false")
+    assert f"#{feature}" in page.text(".map-page > .tip")
 
     time.sleep(0.2)  # plotly looks at a resting mouse with a delay, and a click takes what it saw
     page.mouse("mousePressed", x, y)

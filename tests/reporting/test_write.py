@@ -61,7 +61,7 @@ def test_chunks_hold_every_feature_within_the_stated_precision(
         for name in ("mean", "std", "skew", "kurtosis", "max", "histogram", "decoder_norm"):
             assert np.array_equal(chunk[name], getattr(features, name)[part], equal_nan=True), name
         quantiles = features.quantiles[part]
-        assert np.allclose(chunk["quantiles"], quantiles, rtol=2**-16, equal_nan=True)
+        assert np.allclose(chunk["quantiles"], quantiles, rtol=2**-12, equal_nan=True)
         assert np.allclose(chunk["token_shares"] / 65535, features.token_shares[part], atol=2**-17)
         assert np.allclose(chunk["token_lifts"], features.token_lifts[part], rtol=2**-12)
         assert np.array_equal(chunk["nearest_ids"].astype(int) - 1, features.nearest_ids[part])
@@ -84,11 +84,26 @@ def test_chunks_hold_every_example(text: Analysis, text_report: Report) -> None:
         contexts = shown.contexts[chunk["example_context"]]
         assert np.array_equal(contexts, examples.context[low:high])
         assert np.array_equal(chunk["example_position"], examples.position[low:high])
-        assert np.allclose(chunk["example_value"], examples.value[low:high], rtol=2**-16)
-        assert np.array_equal(chunk["fired_position"], examples.fired_position[entries])
+        assert np.allclose(chunk["example_value"], examples.value[low:high], rtol=2**-12)
+        runs = np.split(chunk["fired_step"].astype(int), np.cumsum(chunk["fired_counts"])[:-1])
+        firsts = examples.position[low:high]
+        places = np.concatenate(
+            [
+                marked - run[0] + np.cumsum([0, *run[1:]])
+                for marked, run in zip(firsts, runs, strict=True)
+            ]
+        )
+        assert np.array_equal(places, examples.fired_position[entries])
         tops = np.repeat(text.columns.max[examples.feature[low:high]], chunk["fired_counts"])
         levels = chunk["fired_level"] / 255
-        assert np.abs(levels - examples.fired_value[entries] / tops).max() <= 1 / 255
+        marked = np.repeat(examples.position[low:high], chunk["fired_counts"])
+        far = np.abs(examples.fired_position[entries] - marked) > 16
+        own = examples.fired_position[entries] == marked
+        assert (levels[own] == 0).all()
+        assert own.sum() == high - low
+        error = np.abs(levels - examples.fired_value[entries] / tops)
+        assert error[~far & ~own].max() <= 1 / 170 + 1e-6
+        assert error[far].max() <= 1 / 30 + 1e-6
 
 
 def test_the_corpus_holds_every_context_shown(text: Analysis, text_report: Report) -> None:
@@ -245,7 +260,7 @@ def test_the_shell_is_small(text_report: Report) -> None:
         (text_report.folder / "index.html").stat().st_size
     )
 
-    assert shell <= 260_000
+    assert shell <= 290_000
 
 
 def test_a_feature_costs_about_a_kilobyte(fake: ModuleType, tmp_path: Path) -> None:
