@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis import loops
+from probe_sae.analysis import tally_loops
 from probe_sae.analysis.codes import Block
 from probe_sae.sae.kernels.threads import side_by_side
 
@@ -41,7 +41,7 @@ class ByFeature:
             np.empty(count, np.float32),
         )
         given = block.starts, block.feature, block.value
-        loops.sort_by_feature(*given, made.starts, made.row, made.at, made.value)
+        tally_loops.sort_by_feature(*given, made.starts, made.row, made.at, made.value)
         return made
 
     def in_pieces(self, work: Callable[[int, int], None]) -> None:

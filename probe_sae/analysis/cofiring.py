@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis import loops
+from probe_sae.analysis import pair_loops
 from probe_sae.analysis.by_feature import ByFeature, in_pieces
 
 EXACT_FEATURES = 32_768
@@ -67,7 +67,7 @@ class CoFiring:
         if self.is_exact:
             given = firings.starts, firings.row, firings.at, firings.block.starts
             firings.in_pieces(
-                lambda low, high: loops.add_pairs(
+                lambda low, high: pair_loops.add_pairs(
                     *given, firings.block.feature, low, high, self._offsets, self._together
                 )
             )
@@ -118,7 +118,7 @@ class CoFiring:
         bounds = others.start, others.stop
         in_pieces(
             np.arange(len(of) + 1, dtype=np.int64) * self.features,
-            lambda low, high: loops.strongest_partners(
+            lambda low, high: pair_loops.strongest_partners(
                 *given, of.start + low, of.start + high, bounds, ids, phis, counts
             ),
         )
@@ -134,7 +134,7 @@ class CoFiring:
             seen, room = np.zeros(self.features, np.int64), 1 << 16
             while True:
                 keys, counts = np.empty(room, np.int64), np.empty(room, np.int64)
-                count = loops.list_pairs(
+                count = pair_loops.list_pairs(
                     *given, firings.block.feature, low, high, self._least, seen, keys, counts
                 )
                 if count <= room:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis import loops
+from probe_sae.analysis import choice_loops
 from probe_sae.analysis.by_feature import ByFeature
 from probe_sae.analysis.codes import Codes
 from probe_sae.analysis.result import FIFTHS, RANDOM, TOP, Examples
@@ -162,7 +162,7 @@ def _around(
                     np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
                 )  # fmt: skip
                 block = firings.block
-                count = loops.list_around(
+                count = choice_loops.list_around(
                     firings.starts, firings.row, firings.value, block.context, block.pos,
                     low, high, starts, context, *lists,
                 )  # fmt: skip

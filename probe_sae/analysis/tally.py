@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis import loops
+from probe_sae.analysis import choice_loops, tally_loops
 from probe_sae.analysis.by_feature import ByFeature
 from probe_sae.errors import FormatError
 
@@ -108,18 +108,18 @@ class Tally:
 
         def work(low: int, high: int) -> None:
             part = low, high
-            loops.add_moments(starts, value, *part, self.count, self._moments, self.max)
-            loops.add_histograms(starts, value, *part, self._bins, self._bins_top)
-            loops.add_strongest(
+            tally_loops.add_moments(starts, value, *part, self.count, self._moments, self.max)
+            tally_loops.add_histograms(starts, value, *part, self._bins, self._bins_top)
+            choice_loops.add_strongest(
                 starts, row, value, block.context, block.row, *part,
                 best.value, best.row, best.context,
             )  # fmt: skip
-            loops.add_sample(
+            choice_loops.add_sample(
                 starts, row, value, block.row, *part, self.seed,
                 self._sample_keys, sample.row, sample.value,
             )  # fmt: skip
-            loops.add_positions(starts, row, bucket, *part, self.places)
-            loops.add_tokens(
+            tally_loops.add_positions(starts, row, bucket, *part, self.places)
+            tally_loops.add_tokens(
                 starts, row, block.token, *part, self._token_ids, self._token_counts,
                 self.missed_tokens, np.zeros(self.tokens, np.int64),
             )  # fmt: skip
