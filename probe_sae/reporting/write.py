@@ -25,6 +25,7 @@ Or all of it in one HTML file: see `single`.
 packed, in `features`, `inputs` and `explorer`.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +71,17 @@ class Report:
         """Plotly figures by name: `density`, and `training` where it was logged."""
         return figures(self.summary)
 
+    def show(self, height: int = 800) -> "Frame":
+        """Return the report as a frame that a notebook shows: the last value of a cell.
+
+        Its address is relative to the working folder, as a notebook's server sees it. Outside
+        notebooks, `probe-sae show` opens a report.
+
+        Args:
+            height: of the frame, in pixels.
+        """
+        return Frame(os.path.relpath(self.index).replace(os.sep, "/"), height)
+
     def _repr_html_(self) -> str:
         """Return a small card for notebooks: no script, no text of a corpus."""
         from html import escape
@@ -81,6 +93,25 @@ class Report:
         ]
         link = escape(str(self.index))
         return f"<a href='{link}'>{link}</a><table>{''.join(rows)}</table>"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A page in a notebook; it shows itself."""
+
+    address: str
+    height: int
+    """Pixels."""
+
+    def _repr_html_(self) -> str:
+        from html import escape
+        from urllib.parse import quote
+
+        source = escape(quote(self.address), quote=True)
+        return (
+            f'<iframe src="{source}" width="100%" height="{int(self.height)}" '
+            'style="border:0" title="Report"></iframe>'
+        )
 
 
 def write_report(

@@ -362,3 +362,16 @@ def test_a_report_shows_itself_in_a_notebook_without_script(text: Analysis, tmp_
     assert "<img" not in card
     assert "<script" not in card
     assert "0.1634" in card
+
+
+def test_a_notebook_shows_a_report_in_a_frame(
+    text_report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(text_report.folder.parent)
+    shown: Any = text_report.show(height=500)
+
+    assert shown.address == f"{text_report.folder.name}/index.html"
+    assert 'src="report/index.html"' in shown._repr_html_()
+    assert 'height="500"' in shown._repr_html_()
+    hostile = Report(tmp_path / 'a "onload=alert(1)', text_report.summary).show()
+    assert '"onload' not in hostile._repr_html_()
