@@ -19,7 +19,7 @@
   // The label that was made, and how well it tells held-out firings from other rows.
   function label(feature) {
     const made = probe.labelOf(feature.id);
-    if (!made.text) return null;
+    if (!made.text || !feature.firings) return null;
     const scores = feature.label;
     const known = !Number.isNaN(made.fit);
     return el(
