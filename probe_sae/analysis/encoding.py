@@ -112,6 +112,12 @@ def source_of(
             say("no context was held out of every training; all rows are looked at instead.")
             chosen[:] = True
     sites = tuple(tuple(sites_of(sae, opened)) for sae in loaded)
+    if len(set(sites)) < len(sites):
+        raise SettingsError(
+            f"{', '.join(' + '.join(some) for some in sites)}: two of the dictionaries are of the "
+            "same site, and are not layers; `report --compare` and `ps.compare` set them beside "
+            "each other."
+        )
     return Source(loaded, opened, sites, chosen, rows)
 
 

@@ -84,6 +84,9 @@ def batches_of(
     Raises:
         SettingsError: there are none, they do not fit the host, or a text is longer than it reads.
     """
+    for name, count in (("batch_size", batch_size), ("contexts", contexts)):
+        if count is not None and (not isinstance(count, int) or count < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingsError(f"{name} is {count!r}; expected a whole number from 1 on.")
     if isinstance(inputs, Recipe):
         left = contexts or batch_size
         for batch in batches(host, inputs, batch_size=min(batch_size, left)):

@@ -19,8 +19,6 @@ from probe_sae.analysis.columns import columns_of
 from probe_sae.analysis.counting import Counted, count
 from probe_sae.analysis.encoding import Source, source_of, write_codes
 from probe_sae.analysis.examples import (
-    Chosen,
-    Place,
     choose,
     sampled_firings,
     with_surroundings,
@@ -87,6 +85,7 @@ def analyse(
         say(f"{out} is finished already; nothing to do.")
         return load_analysis(out)
     source = source_of(sae, store, rows)
+    neurons = [neurons] if isinstance(neurons, str) else neurons
     looked_at = [source.store.site(name).name for name in neurons or ()]
     given = None if codes is None else _checked(codes, source)
     how: dict[str, Any] = {"keep": "codes/part-*.h5", "marks": ("analysis.json",)}
@@ -106,10 +105,23 @@ def _checked(codes: Codes | str | Path, source: Source) -> Codes:
     wrong = [name for name, value in source.same().items() if opened.info.get(name) != value]
     if wrong:
         raise SettingsError(
-            f"{opened.folder} has codes of something else: {', '.join(wrong)} differ. Encode this "
-            "dictionary on this store, or leave the codes out."
+            f"{opened.folder} has codes of something else: {', '.join(_MEANT[n] for n in wrong)} "
+            "differ. Encode the same, or leave the codes out; unfinished work is dropped with "
+            "--force."
         )
     return opened
+
+
+_MEANT = {
+    "recording": "the store",
+    "store_rows": "the store's number of rows",
+    "sites": "the sites",
+    "weights": "the dictionary",
+    "features": "the number of features",
+    "which": "the choice of rows (--rows held_out or all)",
+    "contexts": "the contexts chosen",
+}
+"""What a mark of codes means to a person."""
 
 
 def _encoded(source: Source, folder: Path, device: str | None) -> Codes:
@@ -153,10 +165,13 @@ def _analysis(
     examples = with_surroundings(chosen, codes, place, numbers)
     made = columns_of(source, codes, counted, host, neurons, seed)
     info = _info(source, codes, counted, evaluation, made.modules)
-    info |= {"neurons": {"sites": neurons, "rows": made.neuron_rows}}
+    info |= {"seed": seed, "neurons": {"sites": neurons, "rows": made.neuron_rows}}
     info["structure"] |= made.structure
     single = len(source.saes) == 1
     rows = sampled_rows(codes, sample, place, numbers, seed)
+    firings = SampledFirings(
+        drawn.feature, numbers[drawn.context], place(drawn.context, drawn.pos), drawn.value
+    )
     pixels = (
         pixels_of(source.saes[0], source.store, list(source.sites[0]), source.contexts)
         if single
@@ -169,7 +184,8 @@ def _analysis(
         inputs,
         made.pairs,
         rows,
-        _labels(drawn, rows, inputs, place, numbers, made.features.density, seed),
+        firings,
+        _labels(firings, rows, inputs, made.features.density, seed),
         made.tree,
         pixels,
         _unit_directions(source.saes),
@@ -185,17 +201,12 @@ def _unit_directions(saes: Sequence[SAE]) -> NDArray[np.float16] | None:
 
 
 def _labels(
-    drawn: Chosen,
+    firings: SampledFirings,
     rows: SampledRows,
     inputs: TextInputs | ImageInputs,
-    place: Place,
-    numbers: NDArray[np.int64],
     density: NDArray[np.float64],
     seed: int,
 ) -> Labels:
-    firings = SampledFirings(
-        drawn.feature, numbers[drawn.context], place(drawn.context, drawn.pos), drawn.value
-    )
     whole = (rows.context, rows.position, rows.offsets, rows.feature)
     background = BackgroundRows(*(column.astype(np.int64) for column in whole))
     return label_features(firings, background, inputs, density, seed=seed)

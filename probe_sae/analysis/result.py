@@ -11,7 +11,7 @@ from probe_sae.analysis.cofiring import Pairs
 from probe_sae.errors import SettingsError, near
 
 if TYPE_CHECKING:
-    from probe_sae.analysis.labels import Labels
+    from probe_sae.analysis.labels import BackgroundRows, Labels, RuleScore, SampledFirings
     from probe_sae.analysis.pixels import Pixels
     from probe_sae.analysis.sampled import SampledRows
 
@@ -219,6 +219,8 @@ class Analysis:
     often they fire together."""
     rows: "SampledRows"
     """Some rows with all that fires on them."""
+    drawn: "SampledFirings"
+    """A uniform sample of each feature's firings, at most 100, that labels are learned from."""
     labels: "Labels"
     """A label a feature, found and scored without a language model."""
     tree: NDArray[np.int32]
@@ -238,6 +240,29 @@ class Analysis:
     def label(self, feature: int) -> str:
         """Return the feature's label: in words where a rule tells its firings, else `unclear`."""
         return self.labels.label[feature]
+
+    def background(self) -> "BackgroundRows":
+        """Return the sampled rows as what labels are scored against."""
+        from probe_sae.analysis.labels import BackgroundRows
+
+        rows = self.rows
+        whole = (rows.context, rows.position, rows.offsets, rows.feature)
+        return BackgroundRows(*(column.astype(np.int64) for column in whole))
+
+    def score_rule(self, rule: Mapping[str, Any], feature: int) -> "RuleScore":
+        """Return how well a rule of yours tells a feature's firings, on the rows of the labels.
+
+        Args:
+            rule: see `probe-sae guide labels`.
+            feature: of which feature.
+
+        Raises:
+            SettingsError: there is no such feature, or the rule is none.
+        """
+        from probe_sae.analysis.labels import score_rule
+
+        given = self.drawn, self.background(), self.inputs, self.columns.density
+        return score_rule(rule, feature, *given, seed=int(self.info.get("seed", 0)))
 
     def tokens(self, feature: int, count: int = 3) -> str:
         """Return the commonest tokens or classes of a feature's firings, with their shares."""

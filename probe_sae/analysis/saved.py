@@ -2,7 +2,7 @@
 
 ANALYSIS/analysis.json   what it is, metrics, training log
 ANALYSIS/analysis.h5     the arrays of `result.py`, under /features, /examples, /pairs, /rows (see
-                         `sampled.py`), /labels, /inputs, /tree and, of pixels, /pixels;
+                         `sampled.py`), /drawn, /labels, /inputs, /tree and, of pixels, /pixels;
                          /directions, float16, 2 d bytes a feature (25 MB for 16,384 of 768), which
                          older files lack
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.cofiring import Pairs
-from probe_sae.analysis.labels import Labels
+from probe_sae.analysis.labels import Labels, SampledFirings
 from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import Analysis, Examples, Features, ImageInputs, TextInputs
 from probe_sae.analysis.sampled import SampledRows
@@ -33,6 +33,7 @@ _PARTS: tuple[tuple[str, str, type[Any]], ...] = (
     ("examples", "examples", Examples),
     ("pairs", "pairs", Pairs),
     ("rows", "rows", SampledRows),
+    ("drawn", "drawn", SampledFirings),
 )
 """Group in the file, attribute of the analysis, and what its arrays are."""
 _GROUPS = (*(name for name, _, _ in _PARTS), "inputs", "labels", "tree")
@@ -85,7 +86,7 @@ def load_analysis(folder: str | Path) -> Analysis:
         missing = [name for name in _GROUPS if name not in file]
         if missing:
             raise FormatError(f"{folder}/analysis.h5 lacks {', '.join(missing)}; analyse again.")
-        features, examples, pairs, rows = (
+        features, examples, pairs, rows, drawn = (
             _read_part(file[name], kind, folder) for name, _, kind in _PARTS
         )
         inputs = _read_inputs(file["inputs"], info["kind"])
@@ -94,7 +95,7 @@ def load_analysis(folder: str | Path) -> Analysis:
         pixels = _read_part(file["pixels"], Pixels, folder) if "pixels" in file else None
         directions = np.asarray(file["directions"]) if "directions" in file else None
     analysis = Analysis(
-        info, features, examples, inputs, pairs, rows, labels, tree, pixels, directions
+        info, features, examples, inputs, pairs, rows, drawn, labels, tree, pixels, directions
     )
     _check(analysis, folder)
     return analysis
@@ -245,6 +246,10 @@ def _check(analysis: Analysis, folder: Path) -> None:
     words: list[Any] = analysis.labels.label
     if not all(isinstance(label, str) for label in words):
         wrong.append("label")
+    drawn = analysis.drawn
+    lengths = {len(getattr(drawn, field.name)) for field in fields(SampledFirings)}
+    if len(lengths) > 1 or not (_within(drawn.feature, count) and _within(drawn.context, contexts)):
+        wrong.append("drawn")
     wrong += _wrong_pairs(analysis.pairs, count) + _wrong_rows(analysis.rows, count, contexts)
     if analysis.tree.ndim != 2 or (analysis.tree.size and analysis.tree.shape[1] != 2):
         wrong.append("tree")

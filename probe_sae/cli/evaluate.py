@@ -42,6 +42,8 @@ def evaluate_command(
 
     if (host is None) != (dataset is None):
         raise SettingsError("--host and --dataset go together: a loss needs both.")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     if out is not None and out.exists():
         raise OutputExists(f"{out} exists already; choose another file.")
     dictionary, opened = load_sae(sae), open_store(store)

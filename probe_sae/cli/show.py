@@ -47,8 +47,9 @@ def _serve(page: Path, address: str, port: int, *, as_json: bool) -> None:
 
     try:
         server = ReportServer(page, port)
-    except OSError as problem:
-        raise SettingsError(f"cannot serve on port {port}: {problem.strerror}.") from problem
+    except (OSError, OverflowError) as problem:
+        reason = getattr(problem, "strerror", None) or "expected 0 to 65535"
+        raise SettingsError(f"cannot serve on port {port}: {reason}.") from problem
     with server:
         far = f"ssh -L {server.server_port}:{HOME}:{server.server_port} THIS_MACHINE"
         text = (

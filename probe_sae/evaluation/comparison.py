@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probe_sae.errors import ShapeError
+from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.evaluation.formulas import figures
 from probe_sae.evaluation.held_rows import held_out, mean_of, rows_of, sites_of
 from probe_sae.evaluation.intervals import Interval, interval_of_mean, percentiles, resamples_of
@@ -90,12 +90,14 @@ def compare(
 
     Raises:
         ShapeError: they take rows of different widths.
+        SettingsError: they were trained on different sites.
     """
     if a.widths != b.widths or a.d_out != b.d_out:
         raise ShapeError(
             f"the dictionaries take rows of {a.widths} and {b.widths}; compare dictionaries of the "
             "same sites."
         )
+    check_same_sites(a, b)
     lines, ours, theirs = are_signed(a, b), a.directions(), b.directions()
     matches = match(ours, theirs, either_sign=lines)
     encoder_cosine, shared = _encoders(a, b, matches, lines)
@@ -115,6 +117,20 @@ def compare(
         encoder_cosine=encoder_cosine,
     )
     return found if store is None else _on_rows(found, a, b, store, (resamples, seed))
+
+
+def check_same_sites(a: SAE, b: SAE) -> None:
+    """Refuse dictionaries of different sites: their directions lie in different spaces.
+
+    Raises:
+        SettingsError: both say their sites, and they differ.
+    """
+    one, other = a.provenance.get("sites"), b.provenance.get("sites")
+    if one and other and list(one) != list(other):
+        raise SettingsError(
+            f"one dictionary is of {', '.join(one)}, the other of {', '.join(other)}: rows of "
+            "different sites cannot be set beside each other. `analyse` takes both together."
+        )
 
 
 def _encoders(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from probe_sae.errors import SettingsError, ShapeError
-from probe_sae.evaluation.comparison import unseen_by_both
+from probe_sae.evaluation.comparison import check_same_sites, unseen_by_both
 from probe_sae.evaluation.held_rows import rows_of, sites_of
 from probe_sae.evaluation.intervals import Interval, interval_of_mean
 from probe_sae.evaluation.matching import random_like
@@ -106,6 +106,7 @@ def splitting(
         raise SettingsError(f"cosine is {cosine} and share {share}; expected both from 0 to 1.")
     if small.widths != large.widths:
         raise ShapeError(f"they take rows of {small.widths} and {large.widths}; expected the same.")
+    check_same_sites(small, large)
     ours, theirs = small.directions(), large.directions()
     i, j, cosines = _akin(ours, theirs, cosine)
     given = alone = None

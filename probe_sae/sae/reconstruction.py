@@ -16,7 +16,8 @@ DEFINITIONS = {
     "all of a store that the dictionary was not trained on, or held nothing out of.",
     "fraction_unexplained": "Sum of squared errors over sum of squared deviations from the mean of"
     " each dimension, over all rows, in float64. 0 is perfect, 1 is no better than the mean.",
-    "l0": "Mean number of features that fire on a row.",
+    "l0": "Mean number of features that fire on a row. Thresholds that are set so that it is k "
+    "(BatchTopK and its kin) are set on held-out rows, these among them.",
     "dead_fraction": "Share of features that fire on none of these rows.",
     "dense_fraction": f"Share of features that fire on over {DENSE:.0%} of these rows.",
     "test_mse": "Mean squared error in the rows' own units, mean of the means of batches of 128.",

@@ -156,6 +156,12 @@ class Store:
         Raises:
             StoreError: it has no such column, or is damaged.
         """
+        there = ("doc", "context", "pos", *(("y", "x") if self.kind == "image" else ("token",)))
+        if name not in there:
+            raise StoreError(
+                f"{self.folder} has no column {name!r}; it has {', '.join(there)}."
+                + near(str(name), there)
+            )
         return np.concatenate(
             [self._columns(shard, slice(None), [name])[name] for shard in self.shards]
         )

@@ -26,7 +26,7 @@ from probe_sae.analysis.codes import join
 from probe_sae.analysis.result import FIFTHS, RANDOM, TOP, Features
 from probe_sae.analysis.structure import quiet_umap as REAL_UMAP  # noqa: N812
 from probe_sae.analysis.tally import BINS, Tally
-from probe_sae.errors import FormatError, OutputExists, StoreError
+from probe_sae.errors import FormatError, OutputExists, SettingsError, StoreError
 from probe_sae.store import Store, layout, shuffle_store
 
 from .small import FEATURES, VOCABULARY, dictionary, make_store
@@ -339,3 +339,38 @@ def test_a_finished_analysis_is_not_overwritten(store: Store, tmp_path: Path) ->
 
     with pytest.raises(OutputExists):
         analyse(dictionary(), store, tmp_path / "a")
+
+
+def test_a_rule_is_scored_as_the_labels_are(analysis: Analysis) -> None:
+    """On the same rows: the label's own rule has the label's own scores."""
+    scored = [i for i in range(FEATURES) if np.isfinite(analysis.labels.balanced_accuracy[i])]
+    assert scored
+
+    for i in scored[:10]:
+        rule = analysis.labels.rule[i]
+        assert rule is not None
+        score = analysis.score_rule(rule, i)
+        assert score.balanced_accuracy == pytest.approx(analysis.labels.balanced_accuracy[i])
+        assert score.precision == pytest.approx(analysis.labels.precision[i])
+
+
+def test_the_sample_that_labels_are_learned_from_holds_firings(
+    analysis: Analysis, dense: NDArray[np.float64]
+) -> None:
+    drawn = analysis.drawn
+
+    for i in range(FEATURES):
+        mine = drawn.value[drawn.feature == i]
+        fired = dense[:, i][dense[:, i] > 0].astype(np.float32)
+        assert len(mine) == min(100, len(fired))
+        assert np.isin(mine, fired).all()
+
+
+def test_one_site_is_not_two_layers(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="of the same site"):
+        analyse([dictionary(), dictionary()], store, tmp_path / "a")
+
+
+def test_a_column_that_is_not_there_is_not_called_damage(store: Store) -> None:
+    with pytest.raises(StoreError, match="no column 'tokens'; it has doc, context, pos, token"):
+        store.column("tokens")

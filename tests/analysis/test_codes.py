@@ -144,7 +144,7 @@ def test_codes_of_something_else_are_not_continued(store: Store, tmp_path: Path)
         other.get_parameter("b_enc")[3] += 1
     codes = encode(other, store, tmp_path / "codes", rows="held_out")
 
-    with pytest.raises(SettingsError, match="weights differ"):
+    with pytest.raises(SettingsError, match="dictionary differ"):
         analyse(dictionary(), store, tmp_path / "analysis", codes=codes)
     assert analyse(other, store, tmp_path / "analysis", codes=codes).info["rows"] == codes.rows
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from probe_sae.analysis.cofiring import Pairs
-from probe_sae.analysis.labels import Labels
+from probe_sae.analysis.labels import Labels, SampledFirings
 from probe_sae.analysis.result import RANDOM, TOP, Analysis, Examples, Features, TextInputs
 from probe_sae.analysis.sampled import SampledRows
 from probe_sae.reporting import write_report
@@ -83,7 +83,14 @@ def big_analysis(features: int, seed: int = 0) -> Analysis:
     labels = Labels(words, [None] * features, **scores, is_clear=score > 0.8,
                     firings_scored=number, rows_scored=number)  # fmt: skip
     examples = _examples(rng, found)
-    return Analysis(info, found, examples, inputs, pairs, rows, labels, np.zeros((0, 2), np.int32))
+    drawn = SampledFirings(
+        np.zeros(0, np.int64),
+        np.zeros(0, np.int64),
+        np.zeros(0, np.int64),
+        np.zeros(0, np.float32),
+    )
+    tree = np.zeros((0, 2), np.int32)
+    return Analysis(info, found, examples, inputs, pairs, rows, drawn, labels, tree)
 
 
 _SCORES = (

@@ -194,3 +194,20 @@ def test_splitting_takes_the_smaller_first_and_thresholds_in_range() -> None:
         splitting(drawn(0, 41), drawn(1))
     with pytest.raises(SettingsError, match="from 0 to 1"):
         splitting(drawn(0), drawn(1), cosine=2)
+
+
+def test_dictionaries_of_different_sites_are_not_compared() -> None:
+    from probe_sae.errors import SettingsError
+    from probe_sae.evaluation import compare, splitting, stability
+    from probe_sae.sae import TopK, make_sae
+
+    one, other = (make_sae(TopK(features=12, k=2), 8) for _ in range(2))
+    one.provenance, other.provenance = {"sites": ["blocks.1"]}, {"sites": ["blocks.2"]}
+
+    for refused in (
+        lambda: compare(one, other),
+        lambda: stability([one, other]),
+        lambda: splitting(one, other),
+    ):
+        with pytest.raises(SettingsError, match=r"one dictionary is of blocks\.1"):
+            refused()

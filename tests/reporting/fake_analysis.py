@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.cofiring import Pairs
-from probe_sae.analysis.labels import Labels
+from probe_sae.analysis.labels import Labels, SampledFirings
 from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import (
     RANDOM,
@@ -78,7 +78,7 @@ def text_analysis(
     found = _features(rng, values, tokens, len(pieces), logits)
     examples = _examples(rng, values, contexts, length)
     info = _info("text", features, len(tokens), contexts)
-    return Analysis(info, found, examples, inputs, *_rest(found, values, length))
+    return Analysis(info, found, examples, inputs, *_rest(found, values, length, examples))
 
 
 def image_analysis(
@@ -103,7 +103,7 @@ def image_analysis(
     found = _features(rng, values, tokens, 10, 0)
     examples = _examples(rng, values, images, grid * grid)
     info = _info("image", features, images * grid * grid, images)
-    return Analysis(info, found, examples, inputs, *_rest(found, values, grid * grid))
+    return Analysis(info, found, examples, inputs, *_rest(found, values, grid * grid, examples))
 
 
 def pixel_analysis(features: int = 12, size: int = 8, seed: int = 0) -> Analysis:
@@ -249,7 +249,9 @@ def _features(
     )
 
 
-def _rest(found: Features, values: Floats, length: int) -> tuple[Pairs, SampledRows, Labels, Whole]:
+def _rest(
+    found: Features, values: Floats, length: int, examples: Examples
+) -> tuple[Pairs, SampledRows, SampledFirings, Labels, Whole]:
     """Pairs, the rows of the first contexts, labels, and no tree."""
     first, rank = np.nonzero(found.cofiring_ids >= 0)
     at = first, rank
@@ -265,7 +267,12 @@ def _rest(found: Features, values: Floats, length: int) -> tuple[Pairs, SampledR
         (number // length).astype(np.int32), (number % length).astype(np.int32), offsets,
         feature.astype(np.int32), some[row, feature], mapped, places, places * 2,
     )  # fmt: skip
-    return pairs, rows, _labels(found), np.zeros((0, 2), np.int32)
+    some = examples.of_kinds((RANDOM,))
+    drawn = SampledFirings(
+        some.feature.astype(np.int64), some.context.astype(np.int64),
+        some.position.astype(np.int64), some.value,
+    )  # fmt: skip
+    return pairs, rows, drawn, _labels(found), np.zeros((0, 2), np.int32)
 
 
 def _labels(found: Features) -> Labels:
