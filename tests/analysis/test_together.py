@@ -140,6 +140,11 @@ def test_a_large_common_part_takes_no_digits_of_correlations(
     codes = encode(both, store, tmp_path / "codes")
     everyone = np.ones(store.contexts, np.bool_)
     plain = neurons_of(codes, store, ["late"], everyone)
+    dense, x = codes_of(store, both), store.read("late", 0, ROWS).double().numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r: Any = np.nan_to_num(np.corrcoef(dense.T, x.T)[:64, 64:])
+    strongest = -np.sort(-np.abs(r), axis=1)[:, :8]
+    assert np.allclose(np.abs(plain.correlations), strongest, atol=1e-6)
     real = type(store["late"]).__getitem__
     monkeypatch.setattr(
         type(store["late"]), "__getitem__", lambda rows, key: real(rows, key).double() + 1e6
