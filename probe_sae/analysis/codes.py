@@ -13,7 +13,6 @@ as it takes. A part holds whole contexts, and is there whole or not at all, so t
 continued after any interruption.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.head import read_head
 from probe_sae.errors import FormatError
 from probe_sae.outputs import refuse_partial
 from probe_sae.store.hdf5 import open_checked
@@ -181,17 +181,7 @@ def open_codes(folder: str | Path) -> Codes:
         FormatError: it is missing, damaged or from a newer version.
     """
     folder = refuse_partial(folder)
-    try:
-        info = json.loads((folder / "codes.json").read_text("utf-8", "surrogatepass"))
-    except (OSError, ValueError) as problem:
-        raise FormatError(f"{folder} holds no readable codes ({problem}).") from problem
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise FormatError(f"{folder}/codes.json does not describe codes of probe_sae.")
-    if info.get("version") != VERSION:
-        raise FormatError(
-            f"{folder} has codes of version {info.get('version')}; this probe_sae reads version "
-            f"{VERSION}. Update probe_sae, or encode again."
-        )
+    info = read_head(folder, "codes.json", (FORMAT, VERSION), ("codes", "encode"))
     numbers = [info.get(name) for name in ("features", "rows", "firings")]
     parts = info.get("parts")
     if not all(isinstance(number, int) and number >= 0 for number in numbers) or not (

@@ -305,8 +305,10 @@ class Analysis:
         columns = {f.name: getattr(self.columns, f.name) for f in fields(Features)}
         table = pd.DataFrame({n: v for n, v in columns.items() if v.ndim == 1})
         table.insert(0, "label", self.labels.label)
-        table.insert(1, "balanced_accuracy", self.labels.balanced_accuracy)
-        table.insert(2, "tokens", [self.tokens(i) for i in range(self.count)])
+        scores = ("is_clear", "balanced_accuracy", "low", "high", "precision", "hard_accuracy")
+        for place, name in enumerate(scores, 1):
+            table.insert(place, name, getattr(self.labels, name))
+        table.insert(len(scores) + 1, "tokens", [self.tokens(i) for i in range(self.count)])
         table.index.name = "feature"
         return table
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.cofiring import Pairs
+from probe_sae.analysis.head import read_head
 from probe_sae.analysis.labels import Labels, SampledFirings
 from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import Analysis, Examples, Features, ImageInputs, TextInputs
@@ -71,17 +72,7 @@ def load_analysis(folder: str | Path) -> Analysis:
         FormatError: it is missing, damaged, hostile or from a newer version.
     """
     folder = refuse_partial(folder)
-    try:
-        info = json.loads((folder / "analysis.json").read_text("utf-8", "surrogatepass"))
-    except (OSError, ValueError) as problem:
-        raise FormatError(f"{folder} holds no readable analysis ({problem}).") from problem
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise FormatError(f"{folder}/analysis.json is not an analysis of probe_sae.")
-    if info.get("version") != VERSION:
-        raise FormatError(
-            f"{folder} is an analysis of version {info.get('version')}; this probe_sae reads "
-            f"version {VERSION}. Update probe_sae, or analyse again."
-        )
+    info = read_head(folder, "analysis.json", (FORMAT, VERSION), ("an analysis", "analyse"))
     with open_checked(folder / "analysis.h5", FormatError) as file:
         missing = [name for name in _GROUPS if name not in file]
         if missing:

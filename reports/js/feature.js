@@ -22,15 +22,8 @@
 
   function top(feature) {
     const { before, after, text } = neighbours(feature.id);
-    const step = (target, sign, name, key) =>
-      el("a", {
-        class: "button icon",
-        href: target === undefined ? null : `#/feature/${target}`,
-        "aria-label": name,
-        tip: `${name} (${key})`,
-        "aria-disabled": target === undefined ? "true" : null,
-        text: sign,
-      });
+    const step = (target, ...said) =>
+      probe.step(target === undefined ? null : `#/feature/${target}`, ...said);
     return el(
       "div",
       { class: "feature-head" },

@@ -21,16 +21,9 @@
   };
 
   function head(input, source, list) {
-    const step = (number, sign, name, key) => {
+    const step = (number, ...said) => {
       const rank = list.columns.rank[number];
-      return el("a", {
-        class: "button icon",
-        href: rank === undefined ? null : `#/input/${rank}`,
-        "aria-label": name,
-        tip: `${name} (${key})`,
-        "aria-disabled": rank === undefined ? "true" : null,
-        text: sign,
-      });
+      return probe.step(rank === undefined ? null : `#/input/${rank}`, ...said);
     };
     const firings = input.features.length;
     const rows = input.positions.length;

@@ -23,6 +23,17 @@
   };
   const el = probe.el;
 
+  // A link one further, or one that leads nowhere at the end of a row of pages.
+  probe.step = (href, sign, name, key) =>
+    el("a", {
+      class: "button icon",
+      href,
+      "aria-label": name,
+      tip: `${name} (${key})`,
+      "aria-disabled": href ? null : "true",
+      text: sign,
+    });
+
   // Text in which a reader sees control characters.
   probe.visible = (text) =>
     text.replace(/[\u0000-\u001f\u007f\u0085\u2028\u2029]/g, (char) => {
