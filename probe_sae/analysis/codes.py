@@ -1,4 +1,4 @@
-"""Codes on disk: what fires on every row, a tenth of the size of the activations it came from.
+"""Codes on disk: what fires on every row, in 6 bytes a firing and 24 a row.
 
     CODES/codes.json       what it is: format, version, features, sites, rows, which dictionary
     CODES/part-00000.h5    firings of up to about `PART_FIRINGS`
