@@ -14,7 +14,7 @@ def read_head(folder: Path, name: str, kind: tuple[str, int], words: tuple[str, 
         folder: where it lies.
         name: of the file.
         kind: format and version that it must name.
-        words: what it is ("codes"), and how to make it anew ("encode").
+        words: what it is ("codes", "analysis"), and how to make it anew ("encode").
 
     Raises:
         FormatError: it is missing, damaged, of something else or from a newer version.
@@ -25,7 +25,7 @@ def read_head(folder: Path, name: str, kind: tuple[str, int], words: tuple[str, 
     except (OSError, ValueError, RecursionError) as problem:
         raise FormatError(f"{folder} holds no readable {what} ({problem}).") from problem
     if not isinstance(head, dict) or head.get("format") != kind[0]:
-        raise FormatError(f"{folder}/{name} does not describe {what} of probe_sae.")
+        raise FormatError(f"{folder}/{name} does not describe {what} written by probe_sae.")
     if head.get("version") != kind[1]:
         raise FormatError(
             f"{folder} has {what} of version {head.get('version')}; this probe_sae reads version "

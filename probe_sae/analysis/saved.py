@@ -72,7 +72,7 @@ def load_analysis(folder: str | Path) -> Analysis:
         FormatError: it is missing, damaged, hostile or from a newer version.
     """
     folder = refuse_partial(folder)
-    info = read_head(folder, "analysis.json", (FORMAT, VERSION), ("an analysis", "analyse"))
+    info = read_head(folder, "analysis.json", (FORMAT, VERSION), ("analysis", "analyse"))
     with open_checked(folder / "analysis.h5", FormatError) as file:
         missing = [name for name in _GROUPS if name not in file]
         if missing:
