@@ -48,7 +48,7 @@ class EnvironmentProblem(ProbeSaeError):
 
 
 class EndpointError(ProbeSaeError):
-    """A language model's server cannot be reached, refuses, or answers what is no answer."""
+    """A server (a language model's, the hub) cannot be reached, refuses, or gives no answer."""
 
 
 def near(name: str, known: Iterable[str], count: int = 3) -> str:
