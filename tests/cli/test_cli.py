@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from probe_sae.cli import main
 from probe_sae.shipped import shipped
 
 COMMANDS = [
@@ -33,18 +35,38 @@ COMMANDS = [
 ]
 
 
-def call(
-    *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+Done = subprocess.CompletedProcess[str]
+Call = Callable[..., Done]
+
+
+def call(*arguments: str | Path, cwd: Path | None = None) -> Done:
     """Run `probe-sae` in a process of its own."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100"} | (environment or {})
     return subprocess.run(
         [sys.executable, "-P", "-m", "probe_sae", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=environment,
+        env=os.environ | {"COLUMNS": "100"},
     )
+
+
+@pytest.fixture
+def ask(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """`call` in this process, which has imported torch already: where only what is said matters."""
+
+    def run(*arguments: str | Path, cwd: Path | None = None) -> Done:
+        words = ["probe-sae", *map(str, arguments)]
+        capfd.readouterr()
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", words)
+            patched.setenv("COLUMNS", "100")
+            patched.chdir(cwd or Path.cwd())
+            with pytest.raises(SystemExit) as left:
+                main()
+        said = capfd.readouterr()
+        return Done(words, int(left.value.code or 0), said.out, said.err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = "blocks.0.resid_post"
     steps = [
         f"capture bundled:code-lm stdlib --site {site} --rows 3000 --max-length 64 --out store",
-        "train store --arch topk --features 64 --k 4 --rows 20000 --set batch_size=1024 --out sae",
+        "train store --arch topk --features 24 --k 4 --rows 20000 --set batch_size=1024 --out sae",
         "analyse sae store --host bundled:code-lm --dataset stdlib --out analysis",
         "report analysis --out report",
     ]
@@ -72,9 +94,9 @@ def test_each_stage_left_its_folder(folder: Path) -> None:
     assert (folder / "report" / "index.html").is_file()
 
 
-def test_evaluate_prints_each_metric_with_its_formula(folder: Path) -> None:
+def test_evaluate_prints_each_metric_with_its_formula(folder: Path, ask: Call) -> None:
     arguments = ["evaluate", folder / "sae", folder / "store"]
-    person, machine = call(*arguments), call(*arguments, "--json")
+    person, machine = ask(*arguments), ask(*arguments, "--json")
 
     found = json.loads(machine.stdout)
     assert found["metrics"]["l0"] == pytest.approx(4, abs=0.05)
@@ -86,25 +108,25 @@ def test_evaluate_prints_each_metric_with_its_formula(folder: Path) -> None:
     assert head == ["value", "95", "%", "interval", "mean", "untrained", "pca", "random"]
 
 
-def test_evaluate_leaves_baselines_and_intervals_out_when_told(folder: Path) -> None:
+def test_evaluate_leaves_baselines_and_intervals_out_when_told(folder: Path, ask: Call) -> None:
     arguments = ["evaluate", folder / "sae", folder / "store", "--no-baselines", "--resamples", "0"]
 
-    found = json.loads(call(*arguments, "--json").stdout)
+    found = json.loads(ask(*arguments, "--json").stdout)
 
     assert found["baselines"] == found["intervals"] == {}
 
 
-def test_store_info_and_verify(folder: Path) -> None:
-    info = json.loads(call("store", "info", folder / "store", "--json").stdout)
-    verify = call("store", "verify", folder / "store")
+def test_store_info_and_verify(folder: Path, ask: Call) -> None:
+    info = json.loads(ask("store", "info", folder / "store", "--json").stdout)
+    verify = ask("store", "verify", folder / "store")
 
     assert info["rows"] >= 3000
     assert info["provenance"]["host"]["name"] == "bundled:code-lm"
     assert (verify.returncode, verify.stdout.strip()[-21:]) == (0, "every byte as written")
 
 
-def test_sites_lists_names_and_widths() -> None:
-    done = call("sites", "bundled:code-lm", "--json")
+def test_sites_lists_names_and_widths(ask: Call) -> None:
+    done = ask("sites", "bundled:code-lm", "--json")
     sites = {site["name"]: site for site in json.loads(done.stdout)["sites"]}
 
     assert sites["blocks.1.resid_post"]["path"] == "transformer.h.1"
@@ -119,7 +141,9 @@ def test_check_proves_a_host_and_says_what_it_looked_at() -> None:
     assert result.stdout.splitlines()[-1] == "everything holds"
 
 
-def test_check_of_a_wrong_map_says_what_does_not_hold(tmp_path: Path) -> None:
+def test_check_of_a_wrong_map_says_what_does_not_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Call
+) -> None:
     """A family of the user's own, whose attention and MLP outputs are mixed up."""
     text = shipped("hooks/gpt2.toml").read_text("utf-8")
     attention, mlp = '{ at = "{block}.attn", io = "out" }', '{ at = "{block}.mlp", io = "out" }'
@@ -128,7 +152,9 @@ def test_check_of_a_wrong_map_says_what_does_not_hold(tmp_path: Path) -> None:
     text = text.replace(attention, "?").replace(mlp, attention).replace("?", mlp)
     (tmp_path / "gpt2.toml").write_text(text, encoding="utf-8")
 
-    result = call("check", "bundled:code-lm", environment={"PROBE_SAE_HOOKS": str(tmp_path)})
+    monkeypatch.setenv("PROBE_SAE_HOOKS", str(tmp_path))
+
+    result = ask("check", "bundled:code-lm")
 
     assert result.returncode == 2
     assert "NO  blocks.{i}: resid_pre + attn_out == resid_mid" in result.stdout
@@ -136,8 +162,8 @@ def test_check_of_a_wrong_map_says_what_does_not_hold(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_check_proves_the_maps_themselves() -> None:
-    result = call("check", "--maps", "--family", "gpt2", "--json")
+def test_check_proves_the_maps_themselves(ask: Call) -> None:
+    result = ask("check", "--maps", "--family", "gpt2", "--json")
 
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
@@ -145,10 +171,10 @@ def test_check_proves_the_maps_themselves() -> None:
     assert [len(proofs) for proofs in summary["families"].values()] == [2]
 
 
-def test_steering_writes_the_prompt_twice(folder: Path) -> None:
+def test_steering_writes_the_prompt_twice(folder: Path, ask: Call) -> None:
     arguments = ["steer", "bundled:code-lm", folder / "sae", "--prompt", "import ", "--tokens", "8"]
-    result = call(*arguments, "--feature", "3", "--scale", "60", "--json")
-    same = call(*arguments, "--feature", "3", "--scale", "0", "--json")
+    result = ask(*arguments, "--feature", "3", "--scale", "60", "--json")
+    same = ask(*arguments, "--feature", "3", "--scale", "0", "--json")
 
     assert result.returncode == 0, result.stderr
     written = json.loads(result.stdout)
@@ -159,15 +185,15 @@ def test_steering_writes_the_prompt_twice(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hosts", "datasets", "archs", "hooks"])
-def test_list_lists(kind: str) -> None:
-    assert json.loads(call("list", kind, "--json").stdout)[kind]
+def test_list_lists(kind: str, ask: Call) -> None:
+    assert json.loads(ask("list", kind, "--json").stdout)[kind]
 
 
-def test_every_guide_can_be_read() -> None:
-    topics = json.loads(call("guide", "--json").stdout)["topics"]
+def test_every_guide_can_be_read(ask: Call) -> None:
+    topics = json.loads(ask("guide", "--json").stdout)["topics"]
 
     assert {"jobs", "sites", "datasets", "files", "architectures"} <= set(topics)
-    assert "# Jobs" in call("guide", "jobs").stdout
+    assert "# Jobs" in ask("guide", "jobs").stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -254,7 +280,7 @@ def test_the_version_is_printed() -> None:
     ],
 )
 def test_bad_input_is_a_clear_message_and_exit_code_2_and_nothing_is_written(
-    folder: Path, tmp_path: Path, command: str, message: str
+    folder: Path, tmp_path: Path, ask: Call, command: str, message: str
 ) -> None:
     import re
     import shutil
@@ -274,7 +300,7 @@ def test_bad_input_is_a_clear_message_and_exit_code_2_and_nothing_is_written(
         "newer": tmp_path / "newer",
     }
 
-    done = call(*(word.format(**places) for word in command.split()), cwd=tmp_path)
+    done = ask(*(word.format(**places) for word in command.split()), cwd=tmp_path)
 
     assert done.returncode == 2, done.stderr
     assert re.search(message, done.stderr), done.stderr
