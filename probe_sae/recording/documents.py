@@ -1,7 +1,6 @@
 """Documents and images of a recipe, one after the other; nothing is held in memory."""
 
 import hashlib
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from probe_sae.errors import DatasetError
 from probe_sae.host.libraries import torchvision
+from probe_sae.recording.hub_data import hub_rows
 from probe_sae.recording.recipe import Recipe
 
 MAX_PIXELS = 64_000_000
@@ -71,6 +71,8 @@ def pictures(recipe: Recipe) -> Iterator[Picture]:
         made = _torchvision_images(recipe)
     elif source == "custom":
         made = _own_images(recipe)
+    elif source == "hub":
+        made = _hub_images(recipe)
     else:
         made = _image_files(recipe)
     for index, (name, pixels, label) in enumerate(made):
@@ -83,6 +85,8 @@ def class_names(recipe: Recipe) -> list[str]:
     """Return the names of an image recipe's classes; empty where there are none."""
     if recipe.source["type"] in ("sklearn_digits", "torchvision"):
         return [str(i) for i in range(10)]
+    if recipe.source["type"] == "hub":
+        return list(recipe.source.get("classes", []))
     if recipe.kind == "image" and recipe.source["type"] == "folder":
         return _folder_classes(recipe)
     return []
@@ -185,28 +189,31 @@ def _jsonl(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _table(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Yield the rows of a parquet file or a dataset of the hub, through Hugging Face's library."""
-    try:
-        library: Any = importlib.import_module("datasets")
-        load = library.load_dataset
-    except (ImportError, AttributeError) as problem:  # a folder named datasets has no function
-        raise DatasetError(
-            f"{recipe.name} needs the extra [hub]: pip install 'probe_sae[hub]'."
-        ) from problem
+    """Yield the texts of a parquet file or a dataset of the hub."""
     wanted = recipe.source["field"]
-    try:
-        if recipe.source["type"] == "parquet":
-            files = recipe.source["path"]
-            rows: Any = load("parquet", data_files=files, streaming=True)["train"]
-        else:
-            name, split = recipe.source["path"], recipe.source["split"]
-            rows = load(name, split=split, streaming=True)
-        for number, row in enumerate(rows):
-            text = row[wanted]
-            if isinstance(text, str) and text.strip():
-                yield f"{recipe.name}:{number}", text
-    except (OSError, ValueError, KeyError) as problem:
-        raise DatasetError(f"cannot read {recipe.name}: {problem}") from problem
+    for number, row in enumerate(hub_rows(recipe.name, recipe.source)):
+        text = row[wanted]
+        if isinstance(text, str) and text.strip():
+            yield f"{recipe.name}:{number}", text
+
+
+def _hub_images(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
+    """Yield the images of a dataset of the hub."""
+    wanted, label = recipe.source["field"], recipe.source.get("label")
+    for number, row in enumerate(hub_rows(recipe.name, recipe.source)):
+        image = row[wanted]
+        if image is None:
+            continue
+        name = f"{recipe.name}:{number}"
+        _check_size(image, name)
+        number_of_class = row[label] if label else None
+        pixels = np.array(image.convert("RGB"), dtype=np.uint8)
+        yield name, pixels, -1 if number_of_class is None else int(number_of_class)
+
+
+def _check_size(image: Any, name: str | Path) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DatasetError(f"{name} has over {MAX_PIXELS:,} pixels.")
 
 
 def _sklearn_digits() -> Iterator[tuple[str, NDArray[np.uint8], int]]:
@@ -249,8 +256,7 @@ def _image_files(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]
     for name in _files(recipe):
         try:
             with Image.open(root / name) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DatasetError(f"{root / name} has over {MAX_PIXELS:,} pixels.")
+                _check_size(image, root / name)
                 pixels = np.array(image.convert("RGB"), dtype=np.uint8)
         except (OSError, ValueError, Image.DecompressionBombError) as problem:
             raise DatasetError(f"cannot read the image {root / name}: {problem}") from problem

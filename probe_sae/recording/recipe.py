@@ -5,11 +5,12 @@ import json
 import sysconfig
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from probe_sae.errors import DatasetError, near
+from probe_sae.recording.hub_data import described, source_of
 from probe_sae.shipped import shipped
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -18,7 +19,7 @@ _SOURCES = {
     "folder": {"type", "path", "files", "exclude", "order"},
     "jsonl": {"type", "path", "field"},
     "parquet": {"type", "path", "field"},
-    "hub": {"type", "path", "field", "split"},
+    "hub": {"type", "path", "config", "revision", "split", "field", "label"},
     "sklearn_digits": {"type"},
     "torchvision": {"type", "dataset", "split", "root"},
 }
@@ -80,7 +81,8 @@ def load_dataset(name: str | Path, *, root: str | Path | None = None) -> Recipe:
 
     Args:
         name: a recipe's name; a `.txt`, `.jsonl`, `.parquet` file; a folder of images or of text
-            files; a recipe's own `.toml`; or `hf:NAME` (extra `[hub]`).
+            files; a recipe's own `.toml`; or `hf:NAME@REVISION:CONFIG/SPLIT#COLUMN` (extra
+            `[hub]`), where NAME is a dataset of the hub or a folder laid out as one, and enough.
         root: folder in which a recipe that downloads looks first.
 
     Raises:
@@ -98,8 +100,8 @@ def load_dataset(name: str | Path, *, root: str | Path | None = None) -> Recipe:
             recipe.source["root"] = str(root)
         return recipe
     if text.startswith("hf:"):
-        source = {"type": "hub", "path": text[3:], "field": "text", "split": "train"}
-        return Recipe(text, "text", f"{text[3:]} on the Hugging Face hub", source)
+        kind, source = described(text, source_of(text))
+        return Recipe(text, kind, f"the dataset {text}, as Hugging Face's library reads it", source)
     path = Path(text).expanduser()
     if not path.exists():
         raise DatasetError(
@@ -118,9 +120,13 @@ def _from_path(path: Path) -> Recipe:
     where = str(path.resolve())
     if path.suffix == ".toml":
         try:
-            return _read(tomllib.loads(path.read_text("utf-8")), path.name)
+            recipe = _read(tomllib.loads(path.read_text("utf-8")), path.name)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
             raise DatasetError(f"{path} is no recipe: {problem}") from problem
+        if recipe.source["type"] != "hub":
+            return recipe
+        source = {"split": "train"} | recipe.source
+        return replace(recipe, source=described(recipe.name, source, recipe.kind).source)
     if path.suffix in (".jsonl", ".parquet"):
         source = {"type": path.suffix[1:], "path": where, "field": "text"}
         return Recipe(path.stem, "text", f"the file {path.name}", source)
