@@ -75,6 +75,11 @@ if TYPE_CHECKING:
         load_host,
         tap,
     )
+    from probe_sae.interop import (
+        export_sae,
+        import_sae,
+        load_sae,
+    )
     from probe_sae.recording import (
         CaptureSettings,
         HostStream,
@@ -111,7 +116,6 @@ if TYPE_CHECKING:
         TopK,
         Transcoder,
         fraction_unexplained,
-        load_sae,
         make_sae,
     )
     from probe_sae.store import (
@@ -194,6 +198,11 @@ _HOMES = {
         "load_host",
         "tap",
     ),
+    "interop": (
+        "export_sae",
+        "import_sae",
+        "load_sae",
+    ),
     "recording": (
         "CaptureSettings",
         "HostStream",
@@ -228,7 +237,6 @@ _HOMES = {
         "TopK",
         "Transcoder",
         "fraction_unexplained",
-        "load_sae",
         "make_sae",
     ),
     "store": (
@@ -317,9 +325,11 @@ __all__ = [
     "encode",
     "evaluate",
     "explain_features",
+    "export_sae",
     "factor_effects",
     "fraction_unexplained",
     "fuzzing_score",
+    "import_sae",
     "join_stores",
     "label_features",
     "like_synthsaebench",

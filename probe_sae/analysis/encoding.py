@@ -25,9 +25,10 @@ from probe_sae.analysis.codes import (
 from probe_sae.devices import device_for
 from probe_sae.errors import SettingsError, StoreError
 from probe_sae.evaluation import held_out, sites_of
+from probe_sae.interop import load_sae
 from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import progress, say
-from probe_sae.sae import SAE, load_sae
+from probe_sae.sae import SAE
 from probe_sae.store import RowBlock, Store, open_store
 
 BLOCK_ROWS = 8192

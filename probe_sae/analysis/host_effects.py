@@ -18,9 +18,10 @@ from probe_sae.analysis.host_runs import Runs, batches_of, inputs_of, sites_for
 from probe_sae.analysis.output_changes import Changes, outputs_of
 from probe_sae.errors import SettingsError
 from probe_sae.host import Ablate, Clamp, Host, ReplaceRows, Steer, edit
+from probe_sae.interop import load_sae
 from probe_sae.progress import progress
 from probe_sae.recording import Batch, Recipe
-from probe_sae.sae import SAE, load_sae
+from probe_sae.sae import SAE
 
 CONTROLS = ("feature", "direction", "none")
 MODES = ("add", "clamp")

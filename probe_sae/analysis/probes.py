@@ -24,8 +24,9 @@ from probe_sae.analysis.probe_examples import (
 from probe_sae.analysis.probe_fits import Split, differences, fit, split_by_group
 from probe_sae.analysis.probe_scores import Chosen, Probes
 from probe_sae.errors import SettingsError
+from probe_sae.interop import load_sae
 from probe_sae.progress import progress
-from probe_sae.sae import SAE, TopK, load_sae, make_sae
+from probe_sae.sae import SAE, TopK, make_sae
 from probe_sae.store import Store
 
 _SAMPLE_ROWS = 4096

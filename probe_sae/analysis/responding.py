@@ -12,9 +12,10 @@ from probe_sae.analysis.host_runs import Runs, batches_of, inputs_of, sites_for
 from probe_sae.analysis.varied import Varied
 from probe_sae.errors import SettingsError
 from probe_sae.host import Host
+from probe_sae.interop import load_sae
 from probe_sae.progress import say
 from probe_sae.recording import Batch
-from probe_sae.sae import SAE, load_sae
+from probe_sae.sae import SAE
 from probe_sae.store import RecordedRows
 
 PLACES = ("last", "max", "mean", "factor")

@@ -52,8 +52,8 @@ def analyse_command(
     from probe_sae.analysis import analyse
     from probe_sae.evaluation import evaluate
     from probe_sae.host import load_host
+    from probe_sae.interop import load_sae
     from probe_sae.recording import load_dataset
-    from probe_sae.sae import load_sae
     from probe_sae.store import open_store
 
     dictionary, opened = load_sae(sae), open_store(store)

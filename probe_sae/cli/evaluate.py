@@ -35,9 +35,9 @@ def evaluate_command(
     from probe_sae.errors import OutputExists, SettingsError
     from probe_sae.evaluation import evaluate, finite
     from probe_sae.host import load_host
+    from probe_sae.interop import load_sae
     from probe_sae.outputs import write_whole
     from probe_sae.recording import load_dataset
-    from probe_sae.sae import load_sae
     from probe_sae.store import open_store
 
     if (host is None) != (dataset is None):

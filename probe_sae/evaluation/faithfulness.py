@@ -30,9 +30,10 @@ from probe_sae.evaluation.host_loss import LOSS_CONTEXTS, HostSums, host_figures
 from probe_sae.evaluation.intervals import Interval, intervals_of, resamples_of, row_intervals
 from probe_sae.evaluation.row_sums import RowSums, blocks_of, fitting_blocks
 from probe_sae.host import Host
+from probe_sae.interop import load_sae
 from probe_sae.progress import say
 from probe_sae.recording import Recipe, load_dataset
-from probe_sae.sae import SAE, load_sae
+from probe_sae.sae import SAE
 from probe_sae.store import Store, open_store, stream_of
 from probe_sae.training import warn_of_scale
 

@@ -9,9 +9,10 @@ import torch
 
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host import Ablate, Clamp, Host, Steer, edit
+from probe_sae.interop import load_sae
 from probe_sae.progress import say
 from probe_sae.recording import frame_of
-from probe_sae.sae import SAE, load_sae
+from probe_sae.sae import SAE
 
 MODES = ("add", "clamp", "ablate")
 

@@ -107,11 +107,13 @@ class Splice:
         codes = self.sae.encode(rows.to(home))
         changed = codes if self.change is None else self.change(codes.clone())
         if not self.keep_error:
-            return self.sae.decode(changed).to(rows)
+            return _decoded(self.sae, rows.to(home), changed).to(rows)
         new = rows.clone()
         touched = (changed != codes).any(-1)
         if bool(touched.any()):
-            step = self.sae.decode(changed[touched]) - self.sae.decode(codes[touched])
+            some = rows.to(home)[touched]
+            step = _decoded(self.sae, some, changed[touched])
+            step = step - _decoded(self.sae, some, codes[touched])
             new[touched.to(rows.device)] += step.to(rows)
         return new
 
@@ -160,16 +162,27 @@ class Steer:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the steered rows, [..., width]."""
+        if not getattr(self.sae, "is_same_for_all_rows", True):
+            return rows + self._step(rows.flatten(0, -2)).reshape(rows.shape).to(rows)
         if rows.device not in self._steps:
-            self._steps[rows.device] = self._step(rows)
+            self._steps[rows.device] = self._step(rows.flatten(0, -2)[:1])[0]
         return rows + self._steps[rows.device].to(rows)
 
     def _step(self, rows: Tensor) -> Tensor:
-        codes = torch.zeros_like(self.sae.encode(rows.flatten(0, -2)[:1].to(_home(self.sae, rows))))
-        _check_feature(self.feature, codes.shape[-1])
-        nothing = self.sae.decode(codes)
+        """Return what is added to each of some rows, [rows, width]."""
+        at_home = rows.to(_home(self.sae, rows))
+        one = torch.zeros_like(self.sae.encode(at_home[:1]))
+        _check_feature(self.feature, one.shape[-1])
+        codes = one.expand(len(rows), -1).clone()
+        nothing = _decoded(self.sae, at_home, codes)
         codes[:, int(self.feature)] = float(self.scale)
-        return (self.sae.decode(codes) - nothing)[0].to(rows.device)
+        return (_decoded(self.sae, at_home, codes) - nothing).to(rows.device)
+
+
+def _decoded(sae: Codec, rows: Tensor, codes: Tensor) -> Tensor:
+    """Return the reconstruction of rows from codes; it may take more of a row than its codes."""
+    whole: Callable[[Tensor, Tensor], Tensor] | None = getattr(sae, "reconstruct", None)
+    return sae.decode(codes) if whole is None else whole(rows, codes)
 
 
 @dataclass(frozen=True)

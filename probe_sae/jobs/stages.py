@@ -13,11 +13,11 @@ from probe_sae.analysis import analyse, load_analysis
 from probe_sae.errors import SettingsError
 from probe_sae.evaluation import evaluate, finite
 from probe_sae.host import Host, load_host, versions
+from probe_sae.interop import load_sae
 from probe_sae.jobs.job import Job
 from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import say
 from probe_sae.recording import Recipe, capture, load_dataset
-from probe_sae.sae import load_sae
 from probe_sae.store import Store, open_store
 from probe_sae.training import train
 

@@ -21,8 +21,10 @@ from probe_sae.sae.architectures import (
     make_sae,
     settings_for,
 )
+from probe_sae.sae.architectures.plain import Plain, PlainSAE
 from probe_sae.sae.checkpoint import load_sae, save_sae
 from probe_sae.sae.dictionary import SAE, Step
+from probe_sae.sae.plain_form import as_plain, with_centre
 from probe_sae.sae.reconstruction import DEFINITIONS, ReconstructionMeter, fraction_unexplained
 from probe_sae.sae.refine import OMP, LeaveOneOut, Lista
 from probe_sae.sae.settings import Settings, names_of, typed
@@ -47,6 +49,8 @@ __all__ = [
     "Lista",
     "MatchingPursuit",
     "Matryoshka",
+    "Plain",
+    "PlainSAE",
     "ReconstructionMeter",
     "Settings",
     "SignedTopK",
@@ -55,6 +59,7 @@ __all__ = [
     "TopK",
     "Transcoder",
     "architecture",
+    "as_plain",
     "fraction_unexplained",
     "load_sae",
     "make_sae",
@@ -62,4 +67,5 @@ __all__ = [
     "save_sae",
     "settings_for",
     "typed",
+    "with_centre",
 ]

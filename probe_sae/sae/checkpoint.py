@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probe_sae.errors import FormatError, ProbeSaeError
 from probe_sae.outputs import refuse_partial, write_whole
-from probe_sae.sae.architectures import settings_for
+from probe_sae.sae.architectures import saved_settings
 from probe_sae.sae.dictionary import SAE
 
 FORMAT = "probe_sae.sae"
@@ -69,7 +69,7 @@ def load_sae(path: str | Path) -> SAE:
     folder = refuse_partial(path)
     config = _read_config(folder)
     try:
-        settings = settings_for(config["arch"], config["settings"])
+        settings = saved_settings(config["arch"], config["settings"])
         widths = tuple(int(width) for width in config["widths"])
         provenance = dict(config["provenance"])
         with torch.device("meta"):  # takes no memory: sizes are checked first

@@ -128,6 +128,14 @@ class SAE(nn.Module, ABC):
         """Whether it reconstructs the rows that it encodes."""
         return True
 
+    @property
+    def is_same_for_all_rows(self) -> bool:
+        """Whether an activation adds the same to every row; not where each has a scale of its own.
+
+        Where it is not, `decode` is in units of normalised rows, and `reconstruct` in a row's own.
+        """
+        return True
+
     def linear_decoder(self) -> Tensor | None:
         """Return the directions in scaled units, [features, d_out]; None for a deep decoder."""
         return None

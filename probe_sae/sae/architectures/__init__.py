@@ -16,6 +16,7 @@ from probe_sae.sae.architectures.kl import KL
 from probe_sae.sae.architectures.l1 import L1
 from probe_sae.sae.architectures.matching_pursuit import MatchingPursuit
 from probe_sae.sae.architectures.matryoshka import Matryoshka
+from probe_sae.sae.architectures.plain import Plain
 from probe_sae.sae.architectures.signed_topk import SignedTopK
 from probe_sae.sae.architectures.topk import TopK
 from probe_sae.sae.architectures.transcoder import Transcoder
@@ -57,18 +58,31 @@ def architecture(arch: str) -> type[Settings]:
     return ARCHITECTURES[arch]
 
 
+def saved_settings(arch: str, values: dict[str, Any]) -> Settings:
+    """Return the settings of a dictionary on disk: those of `settings_for`, or `Plain`'s.
+
+    Raises:
+        SettingsError: see `settings_for`.
+    """
+    return _settings(Plain if arch == Plain.arch else architecture(arch), values)
+
+
 def settings_for(arch: str, values: dict[str, Any]) -> Settings:
     """Return the settings of an architecture.
 
     Raises:
         SettingsError: no such architecture or setting, or a value out of range or of another type.
     """
-    kind = architecture(arch)
+    return _settings(architecture(arch), values)
+
+
+def _settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
     names = names_of(kind)
     for name in values:
         if name not in names:
+            known = ", ".join(names)
             raise SettingsError(
-                f"{arch} has no setting {name!r}; it has {', '.join(names)}.{near(name, names)}"
+                f"{kind.arch} has no setting {name!r}; it has {known}.{near(name, names)}"
             )
     return kind(**typed(kind, values))
 

@@ -12,6 +12,10 @@ from probe_sae.sae.architectures.topk import TopK, TopKSAE
 from probe_sae.sae.settings import check_range
 from probe_sae.sae.sparse import SparseCodes
 
+MARGIN = 1e-5
+"""The threshold is lower by this share than the smallest activation kept, which would else be lost
+wherever another device, batch or library rounds otherwise."""
+
 
 @dataclass(frozen=True)
 class BatchTopK(TopK):
@@ -56,7 +60,8 @@ class BatchTopKSAE(TopKSAE):
         """Set the threshold so that raw `rows` have mean L0 = k."""
         values = self._batch_codes(rows).values
         fired = values[values > 0]
-        self.threshold.copy_(fired.min() if len(fired) else torch.tensor(float("inf")))
+        lowest = fired.min() if len(fired) else torch.tensor(float("inf"))
+        self.threshold.copy_(lowest * (1 - MARGIN))
 
     def _select_at(self, share: float) -> selection.Select:
         if share < self.settings.by_row:

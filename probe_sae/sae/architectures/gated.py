@@ -130,7 +130,8 @@ class GatedSAE(DenseSAE):
     def finish(self, rows: Tensor) -> None:
         """Shift all gates, where k is steered to, so that k of them open on a row of `rows`."""
         if not self.settings.coefficient:
-            self.b_enc.sub_(self._quantile(rows, self.settings.k))
+            shut = self._quantile(rows, self.settings.k)
+            self.b_enc.sub_(shut + MARGIN * abs(shut))
 
     def _gated(self, gate: Tensor) -> Tensor:
         """Return codes from the gates' pre-activations, [rows, features]."""
@@ -149,5 +150,7 @@ class GatedSAE(DenseSAE):
         return self._through(self._over(scaled, torch.zeros_like(self.b_enc)))
 
 
+MARGIN = 1e-5
+"""Gates are shut by this share more than the rows ask for, so that no other rounding opens one."""
 FIRST = 0.05
 """The coefficient that a search begins with."""

@@ -1,0 +1,170 @@
+"""Load any dictionary, import one into a folder of ours, export one of ours."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probe_sae.errors import FormatError
+from probe_sae.interop.formats import FORMATS, format_named, format_of
+from probe_sae.interop.reading import read_json
+from probe_sae.interop.source import Source
+from probe_sae.outputs import refuse_partial, whole_folder
+from probe_sae.sae import SAE, PlainSAE, as_plain, save_sae
+from probe_sae.sae import load_sae as load_ours
+
+OURS = "probe_sae.sae"
+WRITABLE = ("plain", *(name for name, kind in FORMATS.items() if kind.write is not None))
+"""Formats that a dictionary can be exported in."""
+_NOTE = "probe_sae.json"
+
+
+def load_sae(path: str | Path, **options: Any) -> SAE:
+    """Return the dictionary in a folder or file: ours, or another library's.
+
+    Args:
+        path: a folder as `train` writes it, or a checkpoint of SAELens, sparsify,
+            dictionary_learning, Gemma Scope, OpenAI and others (`probe-sae guide exchange`).
+        options: what the files of some do not say: `k`, `activation`, `dict_class`, `transcoder`.
+
+    Raises:
+        FormatError: there is none, or it is unfinished, damaged, hostile or of no known format.
+        SettingsError: an option that there is not.
+    """
+    path = refuse_partial(path)
+    if _is_ours(path):
+        return load_ours(path)
+    return read_foreign(path, None, options)
+
+
+def _is_ours(path: Path) -> bool:
+    config = path / "config.json"
+    if not path.exists():
+        return True  # whose message says what was expected
+    if not path.is_dir():
+        return False
+    if not config.is_file():
+        return not any(path.iterdir())
+    return read_json(config).get("format") == OURS
+
+
+def read_foreign(path: Path, named: str | None, options: dict[str, Any]) -> PlainSAE:
+    """Return another library's dictionary.
+
+    Args:
+        path: a file or folder.
+        named: its format; looked for when absent.
+        options: see `load_sae`.
+
+    Raises:
+        FormatError: it is missing, damaged, hostile or of no known format.
+        SettingsError: an option that there is not.
+    """
+    if not path.exists():
+        raise FormatError(f"there is no {path}.")
+    source = Source(path, options)
+    kind = format_named(named or format_of(source))
+    if named is not None and not kind.is_it(source):
+        raise FormatError(f"{path} is not of the format {named}; it is {format_of(source)}.")
+    sae = kind.read(source)
+    sae.provenance["imported"]["from"] = path.name
+    return sae
+
+
+def import_sae(
+    path: str | Path,
+    out: str | Path,
+    *,
+    format: str | None = None,
+    force: bool = False,
+    **options: Any,
+) -> PlainSAE:
+    """Read another library's dictionary, write it as one of ours, and return it.
+
+    Args:
+        path: its file or folder.
+        out: the folder to write.
+        format: its format, where it is not to be looked for.
+        force: replace a finished `out`.
+        options: see `load_sae`.
+
+    Raises:
+        FormatError: see `load_sae`.
+        OutputExists: `out` is there already.
+    """
+    sae = read_foreign(refuse_partial(path), format, options)
+    with whole_folder(out, force=force, marks=("sae.safetensors",)) as folder:
+        save_sae(folder, sae)
+    return sae
+
+
+def export_sae(
+    sae: SAE | str | Path,
+    out: str | Path,
+    format: str,
+    *,
+    force: bool = False,
+) -> None:
+    """Write a dictionary in another library's format.
+
+    Codes and reconstructions stay as they are on raw activations; the input scale is folded into
+    the weights, which the files say.
+
+    Args:
+        sae: a dictionary, or where one lies.
+        out: the folder to write.
+        format: `saelens`, `sparsify`, `dictionary_learning`, `gemma_scope`, `openai`; or `plain`,
+            a folder of ours with weights for raw activations.
+        force: replace a finished `out`.
+
+    Raises:
+        FormatError: no such format.
+        SettingsError: the format has nothing like this dictionary.
+        OutputExists: `out` is there already.
+    """
+    sae = sae if isinstance(sae, SAE) else load_sae(sae)
+    write = None if format == "plain" else format_named(format).write
+    if write is None and format != "plain":
+        raise FormatError(f"{format} is read only; written are {', '.join(WRITABLE)}.")
+    with torch.no_grad():
+        plain, words = as_plain(sae.cpu()), _words(sae)
+        with whole_folder(out, force=force, marks=(_NOTE, "sae.safetensors")) as folder:
+            if write is None:
+                save_sae(folder, plain)
+            else:
+                write(plain, folder, words)
+                (folder / _NOTE).write_text(json.dumps(words["written"], indent=1))
+
+
+def _words(sae: SAE) -> dict[str, Any]:
+    """Return what formats say of a dictionary's origin, in their words."""
+    from probe_sae import __version__
+
+    known, trained_on = sae.provenance, sae.provenance.get("trained_on") or {}
+    sites = known.get("sites") or trained_on.get("hooks") or ["unknown"]
+    host = known.get("host") or {}
+    name = host.get("name") if isinstance(host, dict) else None
+    layer = re.search(r"\d+", str(sites[0]))
+    scale = sae.input_scale.flatten()
+    written = {
+        "version": __version__,
+        "arch": sae.settings.arch,
+        "folded_input_scale": float(scale[0]) if len(scale) == 1 else None,
+        "formula": "weights take raw activations; codes are those of the dictionary written",
+        "sites": [str(site) for site in sites],
+    }
+    return {
+        "host": str(name or trained_on.get("host") or "unknown"),
+        "hooks": [_hook(str(site)) for site in sites],
+        "layer": int(layer.group()) if layer else 0,
+        "written": written,
+    }
+
+
+def _hook(site: str) -> str:
+    """Return TransformerLens' name of a site, where ours differs from it by a prefix only."""
+    return re.sub(
+        r"^(blocks\.\d+\.)(resid_pre|resid_mid|resid_post|attn_out|mlp_out)$", r"\1hook_\2", site
+    )
