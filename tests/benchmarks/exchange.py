@@ -66,7 +66,7 @@ def line(way: str, library: str, name: str, errors: tuple[float, float]) -> bool
 
 
 def read_theirs(library: str, python: str, base: Path) -> bool:
-    subprocess.run([python, PEER, library, "write", base], check=True, capture_output=True)
+    subprocess.run([python, PEER, library, "write", base], check=True, stdout=subprocess.DEVNULL)
     fine = True
     for folder in sorted(base.iterdir()):
         expected = load_file(folder / "expected.safetensors")
@@ -107,7 +107,7 @@ def write_ours(library: str, python: str, base: Path, saes: dict[str, ps.SAE]) -
         except ps.ProbeSaeError as problem:
             reason = str(problem).split(": ")[-1].split(". `")[0]
             print(f"| ours, written | {library} | {name} | | | refused: {reason} |")
-    subprocess.run([python, PEER, library, "read", base], check=True, capture_output=True)
+    subprocess.run([python, PEER, library, "read", base], check=True, stdout=subprocess.DEVNULL)
     fine = True
     for folder in sorted(base.iterdir()):
         expected = load_file(folder / "expected.safetensors")

@@ -271,7 +271,7 @@ def test_the_version_is_printed() -> None:
         ("train {newer} --out {new}", "version 2; this probe_sae reads version 1"),
         ("evaluate {root}/sae {newer}", "Update probe_sae"),
         ("evaluate {root}/sae {root}/store --host bundled:code-lm", "go together"),
-        ("analyse {root}/store {root}/store --out {new}", "no config"),
+        ("analyse {root}/store {root}/store --out {new}", "holds no dictionary"),
         ("report {root}/sae --out {new}", "no readable analysis"),
         ("show {root}/store", "holds no report"),
         ("run nowhere.toml", "cannot read"),
