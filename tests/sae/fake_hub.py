@@ -11,6 +11,8 @@ from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from huggingface_hub import constants
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -37,8 +39,9 @@ class FakeHub:
 
 @contextmanager
 def fake_hub() -> Generator[FakeHub]:
-    """Yield a hub that listens on this machine until the block ends."""
+    """Yield a hub that listens on this machine until the block ends; the client may go online."""
     hub = FakeHub()
+    offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, False
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -46,6 +49,7 @@ def fake_hub() -> Generator[FakeHub]:
     try:
         yield hub
     finally:
+        constants.HF_HUB_OFFLINE = offline
         server.shutdown()
         server.server_close()
         thread.join()
