@@ -24,7 +24,9 @@ from probe_sae.sae.architectures import (
 from probe_sae.sae.architectures.plain import Plain, PlainSAE
 from probe_sae.sae.checkpoint import load_sae, save_sae
 from probe_sae.sae.dictionary import SAE, Step
+from probe_sae.sae.hub import fetch_folder
 from probe_sae.sae.plain_form import as_plain, with_centre
+from probe_sae.sae.pretrained import push_folder
 from probe_sae.sae.reconstruction import DEFINITIONS, ReconstructionMeter, fraction_unexplained
 from probe_sae.sae.refine import OMP, LeaveOneOut, Lista
 from probe_sae.sae.settings import Settings, names_of, typed
@@ -60,10 +62,12 @@ __all__ = [
     "Transcoder",
     "architecture",
     "as_plain",
+    "fetch_folder",
     "fraction_unexplained",
     "load_sae",
     "make_sae",
     "names_of",
+    "push_folder",
     "save_sae",
     "settings_for",
     "typed",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from probe_sae.errors import ShapeError
 from probe_sae.sae import sparse
+from probe_sae.sae.pretrained import Pretrained
 from probe_sae.sae.refine import Refinement, refined
 from probe_sae.sae.settings import Settings
 from probe_sae.sae.sparse import SparseCodes
@@ -33,7 +34,7 @@ class Step(NamedTuple):
         return float(self.fired.sum()) / len(self.target)
 
 
-class SAE(nn.Module, ABC):
+class SAE(Pretrained, nn.Module, ABC):
     """An encoder, a decoder, and the scale between raw activations and their units.
 
     `input_scale` s brings rows to E||s x||^2 = d_model, so that coefficients and learning rates

@@ -65,6 +65,7 @@ def send_folder(
     repository: str,
     *,
     files: Sequence[str],
+    unless_there: Sequence[str] = (),
     private: bool | None = None,
     message: str = "",
     access: Access | None = None,
@@ -75,6 +76,7 @@ def send_folder(
         folder: where the files are.
         repository: `user/name`.
         files: their names.
+        unless_there: names of more, which stay as they are where the repository has them.
         private: whether a new repository is; the user's setting by default.
         message: of the commit.
         access: how the hub is reached.
@@ -95,10 +97,14 @@ def send_folder(
     api = HfApi(**access.options())
     with explained(place, access):
         address = api.create_repo(repository, private=private, exist_ok=True)
+        kept = [name for name in unless_there if api.file_exists(repository, name)]
+        for name in kept:
+            say(f"{repository} has a {name} already, which stays as it is.")
+        names = {*files, *unless_there} - set(kept)
         api.upload_folder(
             repo_id=repository,
             folder_path=folder,
-            allow_patterns=[glob.escape(name) for name in files],
+            allow_patterns=[glob.escape(name) for name in sorted(names)],
             commit_message=message or "Add a dictionary of probe_sae",
         )
     return str(address)

@@ -25,6 +25,7 @@ COMMANDS = [
     "evaluate",
     "analyse",
     "report",
+    "push",
     "show",
     "list",
     "guide",

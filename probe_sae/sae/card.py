@@ -1,0 +1,214 @@
+"""A model card: what a dictionary is, how to load it, how well it does, as the hub shows it.
+
+Names in configs may be anybody's: each is written so that it is text and nothing else, in YAML and
+in Markdown.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from probe_sae.sae.reconstruction import DEFINITIONS
+
+if TYPE_CHECKING:
+    from probe_sae.sae.dictionary import SAE
+
+_LONGEST = 200
+"""Characters of a value that a card shows."""
+_MOST = 200
+"""Settings that a card shows."""
+_PLAIN = re.compile(r"[\w .,:;/@+=()\[\]{}'\"!?%#*^~$&…-]+")
+"""What a code span shows as it is, in a table too."""
+_HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*(/[a-zA-Z0-9][\w.-]*)?", re.ASCII)
+_OWN_HOSTS = ("pixels",)
+
+
+class Measured(Protocol):
+    """What `evaluate` returns."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Return metrics by name, nested ones too."""
+        ...
+
+    @property
+    def definitions(self) -> Mapping[str, str]:
+        """Return what each is."""
+        ...
+
+    @property
+    def intervals(self) -> Mapping[str, Any]:
+        """Return between what some of them lie."""
+        ...
+
+    @property
+    def baselines(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the same of what learned nothing."""
+        ...
+
+
+def card_text(
+    sae: "SAE", metrics: Measured | Mapping[str, Any] | None = None, repository: str = ""
+) -> str:
+    """Return the README.md of a dictionary.
+
+    Args:
+        sae: the dictionary.
+        metrics: what `evaluate` returned, or the content of the file that it wrote.
+        repository: where it will be, `user/name`.
+    """
+    from huggingface_hub import ModelCardData
+
+    tags = ["sparse-autoencoder", "interpretability", "probe_sae", sae.settings.arch]
+    data = ModelCardData(library_name="probe_sae", base_model=base_model(sae.provenance), tags=tags)
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        _head(sae),
+        _loading(sae, repository),
+        _measured(metrics) if metrics is not None else "",
+        _origin(sae),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def base_model(provenance: Mapping[str, Any]) -> str | None:
+    """Return the hub's id of the host that a dictionary was trained on, where it has one."""
+    host = provenance.get("host")
+    if not isinstance(host, Mapping):
+        return None
+    name = host.get("name")
+    if not isinstance(name, str) or not _HUB_ID.fullmatch(name) or name in _OWN_HOSTS:
+        return None
+    # A module that was given has its class for a name; a folder has its path.
+    return None if name == host.get("class") or Path(name).exists() else name
+
+
+def shown(value: Any) -> str:
+    """Return any value as a Markdown code span that shows it and does nothing else."""
+    text = value if isinstance(value, str) else _compact(value)
+    text = "".join(char if char.isprintable() else " " for char in text).strip()
+    text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    if not text:
+        return ""
+    if _PLAIN.fullmatch(text):
+        return f"`{text}`"
+    return f"<code>{_as_entities(r'[^a-zA-Z0-9 -]', text)}</code>"
+
+
+def _as_entities(wanted: str, text: str) -> str:
+    """Return a text with some characters as numbers, which Markdown never reads as structure."""
+    return re.sub(wanted, lambda found: f"&#{ord(found[0])};", text)
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "-"
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _head(sae: "SAE") -> str:
+    provenance = sae.provenance
+    sites, host = provenance.get("sites"), provenance.get("host")
+    names = sites if isinstance(sites, Sequence) and not isinstance(sites, str) else [sites]
+    where = ", ".join(shown(name) for name in names if name)
+    of = shown(host.get("name", "")) if isinstance(host, Mapping) else ""
+    lines = f"rows of {where or 'activations'}{f' of {of}' if of else ''}"
+    widths = " + ".join(f"{width:,}" for width in sae.widths)
+    return (
+        f"# A dictionary of {sae.features:,} features\n\n"
+        f"A sparse autoencoder (`{sae.settings.arch}`), learned from {lines}, {widths} numbers "
+        "each, by probe_sae."
+    )
+
+
+def _loading(sae: "SAE", repository: str) -> str:
+    name = repository or "path/to/this/folder"
+    fetch = f"hf download {repository} --local-dir sae\n" if repository else ""
+    folder = "sae" if repository else name
+    return (
+        "## Load it\n\n"
+        "```python\nimport probe_sae as ps\n\n"
+        f'sae = ps.SAE.from_pretrained("{name}")\n'
+        f"codes = sae.encode(rows)  # [rows, {sae.d_model}] raw activations -> "
+        f"[rows, {sae.features}]\n"
+        "x_hat = sae.decode(codes)\n```\n\n"
+        f"```sh\n{fetch}probe-sae evaluate {folder} STORE\n```\n\n"
+        "Activations are taken as they are: their scale is part of the dictionary. Every load "
+        "checks the weights' hash, and that a few rows give the codes that they gave."
+    )
+
+
+def _measured(metrics: Measured | Mapping[str, Any]) -> str:
+    """Return the metrics as a table, with what each is."""
+    if isinstance(metrics, Mapping):
+        whole = metrics if isinstance(metrics.get("metrics"), Mapping) else {"metrics": metrics}
+    else:
+        names = ("metrics", "definitions", "intervals", "baselines")
+        whole = {name: getattr(metrics, name) for name in names}
+    found, intervals, baselines, meanings = (
+        _table(whole.get(name)) for name in ("metrics", "intervals", "baselines", "definitions")
+    )
+    beside = {shown(name): _table(each) for name, each in baselines.items()}
+    lines = [["metric", "value", "95 % interval", *beside]]
+    for name, value in _flat(found).items():
+        between = intervals.get(name)
+        ends = between if isinstance(between, (list, tuple)) else ()
+        others = [_number(each[name]) if name in each else "" for each in beside.values()]
+        lines.append([shown(name), _number(value), " to ".join(map(_number, ends)), *others])
+    defined = DEFINITIONS | {str(name): str(text) for name, text in meanings.items()}
+    names = [part for name in _flat(found) for part in (name.partition(".")[0], name)]
+    names += [name for name, has in (("intervals", intervals), ("baselines", baselines)) if has]
+    texts = [f"- {shown(n)}: {_plain(defined[n])}" for n in dict.fromkeys(names) if n in defined]
+    title = "## Measured on rows that training never saw"
+    return "\n\n".join([title, _rows(lines), *(["\n".join(texts)] if texts else [])])
+
+
+def _origin(sae: "SAE") -> str:
+    """Return settings of architecture and training, and what the rows were, as a table."""
+    trainer = _table(sae.provenance.get("trainer"))
+    settings = {"arch": sae.settings.arch} | asdict(sae.settings)
+    rest = {n: v for n, v in sae.provenance.items() if n not in ("trainer", "versions")}
+    lines = [["", ""]]
+    for name, value in [*(settings | trainer | _flat(rest)).items()][:_MOST]:
+        lines.append([shown(name), shown(value)])
+    return "\n\n".join(["## How it was made", _rows(lines)])
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return {str(n): v for n, v in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _flat(values: Mapping[str, Any], depth: int = 2) -> dict[str, Any]:
+    """Return nested values as `outer.inner`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and depth:
+            inner = _flat(_table(value), depth - 1)
+            found |= {f"{name}.{part}": each for part, each in inner.items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, (list, tuple)) and len(value) > 4:
+        return f"{len(value)} numbers"
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool)):
+        return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
+    return shown(value)
+
+
+def _plain(text: str) -> str:
+    """Return a sentence as Markdown that shows it as it is."""
+    return _as_entities(r"[^\w .,:;()/+=%'-]|_", " ".join(text.split()))
+
+
+def _rows(lines: list[list[str]]) -> str:
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in ruled)
