@@ -32,7 +32,7 @@ HOST_HELP = (
 )
 DATASET_HELP = (
     "A recipe (`probe-sae list datasets`), a .txt, .jsonl or .parquet file, a folder of texts or "
-    "images, or hf:NAME."
+    "images, or hf:NAME (`probe-sae guide datasets`)."
 )
 
 

@@ -1,6 +1,7 @@
 """Hugging Face's conventions, and a card that says what a dictionary is and nothing more."""
 
 import json
+import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def sae() -> SAE:
         "trainer": {"rows": 1000, "lr": 2e-4},
     }
     return sae
+
+
+def reach(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what HF_ENDPOINT does where it is set before the client is imported."""
+    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def front(card: str) -> dict[str, Any]:
@@ -122,11 +130,7 @@ def test_a_card_that_is_on_the_hub_stays(
 def test_a_folder_is_pushed_as_it_is_with_its_own_card_or_a_new_one(
     sae: SAE, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (  # what HF_ENDPOINT sets
-        ("ENDPOINT", hub.endpoint),
-        ("HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"),
-    ):
-        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    reach(hub, monkeypatch)
     sae.save_pretrained(tmp_path / "sae")
     (tmp_path / "sae" / "README.md").unlink()
     (tmp_path / "metrics.json").write_text(json.dumps({"metrics": {"l0": 4.25}}))
@@ -150,6 +154,25 @@ def test_a_folder_is_pushed_as_it_is_with_its_own_card_or_a_new_one(
     assert sent["README.md"] == b"my own"
     wrong = CliRunner().invoke(app, [*command, "--metrics", str(tmp_path / "sae" / "config.json")])
     assert "holds no metrics" in str(wrong.exception)
+
+
+def test_the_example_of_the_guide_saves_pushes_and_loads(
+    sae: SAE, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach(hub, monkeypatch)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ps, "evaluate", lambda *_: measured(), raising=False)
+    guide = Path(ps.__file__).parent / "guide" / "hub.md"
+    (code,) = re.findall(r"```python\n(.*?)```", guide.read_text("utf-8"), re.S)
+    scope: dict[str, Any] = {"sae": sae, "store": None}
+
+    exec(compile(code, "hub.md", "exec"), scope)
+
+    assert scope["sae"] is not sae
+    assert torch.equal(scope["sae"].encode(ROWS), sae.encode(ROWS))
+    assert (tmp_path / "my-dictionary" / "README.md").read_text().count("0.1235") == 1
+    assert b"0.1235" in hub.repositories["me/my-dictionary"]["README.md"]
 
 
 def test_names_that_are_nothing_say_what_is_expected(sae: SAE, tmp_path: Path) -> None:
