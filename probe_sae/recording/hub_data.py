@@ -201,6 +201,7 @@ def _explained(name: str, source: dict[str, Any]) -> Generator[None]:
         raise
     except Exception as problem:  # whatever a library makes of damaged files
         first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        first = first if first.endswith((".", "?", "!")) else f"{first}."
         raise DatasetError(f"cannot read {name}: {first}{_advice(problem, source)}") from problem
 
 
@@ -212,7 +213,7 @@ def _advice(problem: Exception, source: dict[str, Any]) -> str:
         cause = cause.__cause__ or cause.__context__
     whole = " ".join(causes)
     path = source["path"]
-    if "gated" in whole.lower():
+    if "GatedRepoError" in whole or "is a gated dataset" in whole:
         return (
             f" Accept its conditions at https://huggingface.co/datasets/{path}, then log in: "
             "`hf auth login`, or set HF_TOKEN."

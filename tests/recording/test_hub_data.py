@@ -19,6 +19,8 @@ from probe_sae.recording.documents import class_names, documents, pictures
 from probe_sae.recording.hub_data import source_of
 from probe_sae.store import layout
 
+from ..sae.fake_hub import fake_hub, reach
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = CaptureSettings(max_length=16, batch_size=4, dtype="float32")
 
@@ -162,6 +164,34 @@ def test_a_folder_is_streamed_as_the_hub_would(folder: Path, tmp_path: Path) -> 
     head = 'name = "mine"\nkind = "text"\n[source]\ntype = "hub"\nfield = "body"\n'
     mine.write_text(f"{head}path = {json.dumps(str(folder))}\n", encoding="utf-8")
     assert next(documents(load_dataset(mine))).text == "b0"
+
+
+def test_a_dataset_of_the_hub_streams_from_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real library and client, with a hub in this process."""
+    library = pytest.importorskip("datasets", reason="the extra [hub] is not installed")
+    lines = "".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(4)).encode()
+    with fake_hub() as hub:
+        reach(hub, monkeypatch)
+        monkeypatch.setattr(library.config, "HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(library.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        hub.gated.add("datasets/me/gated")
+        hub.repositories["datasets/me/texts"] = {"train.jsonl": lines}
+
+        recipe = load_dataset("hf:me/texts")
+
+        assert [d.text for d in documents(recipe)] == [f"text {i}" for i in range(4)]
+        assert set(hub.asked) == {f"datasets/me/texts/resolve/{COMMIT}/train.jsonl"}
+        assert recipe.source["commit"] == COMMIT
+        with pytest.raises(DatasetError, match=r"gated.*Accept its conditions"):
+            load_dataset("hf:me/gated")
+        with pytest.raises(DatasetError, match=r"doesn't exist.*Is it spelled so"):
+            load_dataset("hf:me/nothing")
+        monkeypatch.setattr(library.config, "HF_HUB_OFFLINE", True)
+        with pytest.raises(DatasetError, match="Nothing can be streamed offline"):
+            load_dataset("hf:me/other")
 
 
 def test_a_column_is_asked_for_where_several_would_do(folder: Path) -> None:

@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
 from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -55,6 +56,13 @@ def fake_hub() -> Generator[FakeHub]:
         thread.join()
 
 
+def reach(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what HF_ENDPOINT does where it is set before the client is imported."""
+    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -93,18 +101,24 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if "/resolve/" in path:
                 self.resolve(path)
                 return
-            parts = path.removeprefix("api/models/").split("/")
-            repository, rest = "/".join(parts[:2]), parts[2:]
-            if repository in hub.gated:
-                self.refuse(403, "GatedRepo")
-            elif repository not in hub.repositories:
-                self.refuse(401, "RepoNotFound")
+            repository, rest = _split(path.removeprefix("api/models/").removeprefix("api/"))
+            if self.is_refused(repository):
+                pass
             elif rest[1:2] not in ([], ["main"], [COMMIT]):
                 self.refuse(404, "RevisionNotFound")
             elif rest[:1] == ["tree"]:
                 self.tree(repository, "/".join(rest[2:]))
             else:
                 self.answer({"id": repository, "sha": COMMIT, "siblings": []})
+
+        def is_refused(self, repository: str) -> bool:
+            if repository in hub.gated:
+                self.refuse(403, "GatedRepo")
+            elif repository not in hub.repositories:
+                self.refuse(401, "RepoNotFound")
+            else:
+                return False
+            return True
 
         def tree(self, repository: str, folder: str) -> None:
             files = hub.repositories[repository]
@@ -130,6 +144,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def resolve(self, path: str) -> None:
             repository, _, rest = path.partition("/resolve/")
+            if self.is_refused(repository):
+                return
             data = hub.repositories.get(repository, {}).get(rest.partition("/")[2])
             if data is None:
                 self.refuse(404, "EntryNotFound")
@@ -180,6 +196,13 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             self.answer({"commitUrl": url, "commitOid": COMMIT})
 
     return Handler
+
+
+def _split(path: str) -> tuple[str, list[str]]:
+    """Return a repository, `datasets/user/name` of datasets, and the parts behind it."""
+    parts = path.split("/")
+    count = 3 if parts[0] == "datasets" else 2
+    return "/".join(parts[:count]), parts[count:]
 
 
 def _oid(data: bytes) -> str:

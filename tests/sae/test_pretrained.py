@@ -20,7 +20,7 @@ from probe_sae.sae import SAE, TopK, make_sae
 from probe_sae.sae.card import base_model, card_text, shown
 from probe_sae.sae.hub import OURS
 
-from .fake_hub import FakeHub, fake_hub
+from .fake_hub import FakeHub, fake_hub, reach
 
 ROWS = torch.randn(20, 8, generator=torch.Generator().manual_seed(1))
 HOSTILE = (
@@ -46,13 +46,6 @@ def sae() -> SAE:
         "trainer": {"rows": 1000, "lr": 2e-4},
     }
     return sae
-
-
-def reach(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do what HF_ENDPOINT does where it is set before the client is imported."""
-    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def front(card: str) -> dict[str, Any]:
