@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         load_dataset,
     )
     from probe_sae.reporting import (
+        write_neuronpedia,
         write_report,
     )
     from probe_sae.sae import (
@@ -214,7 +215,7 @@ _HOMES = {
         "like_synthsaebench",
         "load_dataset",
     ),
-    "reporting": ("write_report",),
+    "reporting": ("write_neuronpedia", "write_report"),
     "sae": (
         "KL",
         "L1",
@@ -358,6 +359,7 @@ __all__ = [
     "vary",
     "vary_images",
     "vary_tensors",
+    "write_neuronpedia",
     "write_report",
 ]
 

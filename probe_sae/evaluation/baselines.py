@@ -13,7 +13,17 @@ from torch import Tensor
 
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.progress import say
-from probe_sae.sae import OMP, SAE, SparseCodes, TopK, make_sae
+from probe_sae.sae import (
+    OMP,
+    SAE,
+    BatchTopK,
+    PlainSAE,
+    Settings,
+    SparseCodes,
+    TopK,
+    Transcoder,
+    make_sae,
+)
 from probe_sae.sae.refine import refined
 from probe_sae.store import SitesStream, StoreStream
 
@@ -176,13 +186,24 @@ def principal_components(
 def untrained(sae: SAE, sample: Tensor, seed: int) -> SAE:
     """Return a dictionary as one was before its training: same settings, other random numbers.
 
-    It knows scale, mean and threshold of the rows, as any training does before its first step.
+    It knows scale, mean and threshold of the rows, as any training does before its first step. Of
+    another library's, whose training is not known, it is a BatchTopK of the same sizes and L0.
     """
-    fresh = make_sae(sae.settings, sae.widths, torch.Generator().manual_seed(seed))
+    settings = _alike(sae, sample) if isinstance(sae, PlainSAE) else sae.settings
+    fresh = make_sae(settings, sae.widths, torch.Generator().manual_seed(seed))
     fresh.initialise(sample, torch.Generator().manual_seed(seed))
     fresh.eval()
     fresh.finish(sample)
     return fresh.requires_grad_(False)
+
+
+def _alike(sae: PlainSAE, sample: Tensor) -> Settings:
+    """Return settings that could be trained, of the sizes and the mean L0 of a plain dictionary."""
+    codes = sae.encode_sparse(sae.split(sample)[0])
+    k = max(1e-3, float((codes.values != 0).sum()) / len(sample))
+    if sae.is_autoencoder:
+        return BatchTopK(sae.features, k=k)
+    return Transcoder(sae.features, k=k, skip=sae.W_skip is not None)
 
 
 @torch.no_grad()

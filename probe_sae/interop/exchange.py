@@ -14,6 +14,8 @@ from probe_sae.interop.source import Source
 from probe_sae.outputs import refuse_partial, whole_folder
 from probe_sae.sae import SAE, PlainSAE, as_plain, save_sae
 from probe_sae.sae import load_sae as load_ours
+from probe_sae.sae.hub import fetch_folder
+from probe_sae.sae.hub_ids import is_hub_id
 
 OURS = "probe_sae.sae"
 WRITABLE = ("plain", *(name for name, kind in FORMATS.items() if kind.write is not None))
@@ -26,17 +28,24 @@ def load_sae(path: str | Path, **options: Any) -> SAE:
 
     Args:
         path: a folder as `train` writes it, or a checkpoint of SAELens, sparsify,
-            dictionary_learning, Gemma Scope, OpenAI and others (`probe-sae guide exchange`).
+            dictionary_learning, Gemma Scope, OpenAI and others (`probe-sae guide exchange`); or
+            one on the hub, `hf:user/name/folder@revision`, `saelens:RELEASE/ID`.
         options: what the files of some do not say: `k`, `activation`, `dict_class`, `transcoder`.
 
     Raises:
         FormatError: there is none, or it is unfinished, damaged, hostile or of no known format.
+        EndpointError: the hub has none, or cannot be reached.
         SettingsError: an option that there is not.
     """
-    path = refuse_partial(path)
+    path = _at_hand(path)
     if _is_ours(path):
         return load_ours(path)
     return read_foreign(path, None, options)
+
+
+def _at_hand(path: str | Path) -> Path:
+    """Return the local path of a dictionary; one of the hub is downloaded."""
+    return fetch_folder(str(path)) if is_hub_id(str(path)) else refuse_partial(path)
 
 
 def _is_ours(path: Path) -> bool:
@@ -94,7 +103,10 @@ def import_sae(
         FormatError: see `load_sae`.
         OutputExists: `out` is there already.
     """
-    sae = read_foreign(refuse_partial(path), format, options)
+    path = _at_hand(path)
+    if _is_ours(path) and path.exists():
+        raise FormatError(f"{path} is a dictionary of ours already; use it as it is.")
+    sae = read_foreign(path, format, options)
     with whole_folder(out, force=force, marks=("sae.safetensors",)) as folder:
         save_sae(folder, sae)
     return sae

@@ -144,7 +144,8 @@ def plain_weights(sae: Any) -> dict[str, Tensor]:
 
 
 def saelens(arch: str, size: Size, steps: int, lr: float, seed: int, first: Tensor) -> Contestant:
-    """Return SAELens."""
+    """Return SAELens; behind `+` stands the weight of a penalty."""
+    arch, _, weight = arch.partition("+")
     sae_lens: Any = import_module("sae_lens")
     config: Any = import_module("sae_lens.config")
     trainers: Any = import_module("sae_lens.training.sae_trainer")
@@ -162,10 +163,14 @@ def saelens(arch: str, size: Size, steps: int, lr: float, seed: int, first: Tens
             {
                 "jumprelu_sparsity_loss_mode": "quadratic",
                 "target_l0": float(size.k),
+                "l0_coefficient": float(weight or 1),
                 "l0_warm_up_steps": max(1, steps // 10),
             },
         ),
-        "l1": ("Standard", {"l1_coefficient": 0.3, "l1_warm_up_steps": max(1, steps // 10)}),
+        "l1": (
+            "Standard",
+            {"l1_coefficient": float(weight or 0.3), "l1_warm_up_steps": max(1, steps // 10)},
+        ),
     }
     kind, more = kinds[arch]
     made = getattr(sae_lens, f"{kind}TrainingSAEConfig")(**shape, **more)
@@ -246,7 +251,8 @@ def sparsify(arch: str, size: Size, steps: int, lr: float, seed: int, first: Ten
 
 
 def dictlearn(arch: str, size: Size, steps: int, lr: float, seed: int, first: Tensor) -> Contestant:
-    """Return dictionary_learning."""
+    """Return dictionary_learning; behind `+` stands the weight of a penalty."""
+    arch, _, weight = arch.partition("+")
     common: dict[str, Any] = {
         "steps": steps, "activation_dim": size.d, "dict_size": size.features, "layer": 0,
         "lm_name": "none", "lr": lr, "warmup_steps": max(1, steps // 20), "device": "cpu",
@@ -259,8 +265,12 @@ def dictlearn(arch: str, size: Size, steps: int, lr: float, seed: int, first: Te
     module, name, more = {
         "topk": ("top_k", "TopKTrainer", {"k": size.k, **begin}),
         "batchtopk": ("batch_top_k", "BatchTopKTrainer", {"k": size.k, **begin}),
-        "jumprelu": ("jumprelu", "JumpReluTrainer", {"target_l0": size.k, **slow}),
-        "l1": ("standard", "StandardTrainer", {"l1_penalty": 0.3, **slow}),
+        "jumprelu": (
+            "jumprelu",
+            "JumpReluTrainer",
+            {"target_l0": size.k, "sparsity_penalty": float(weight or 1), **slow},
+        ),
+        "l1": ("standard", "StandardTrainer", {"l1_penalty": float(weight or 0.3), **slow}),
     }[arch]
     kind: Any = getattr(import_module(f"dictionary_learning.trainers.{module}"), name)
     trainer = kind(**common, **more)

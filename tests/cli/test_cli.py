@@ -25,6 +25,8 @@ COMMANDS = [
     "evaluate",
     "analyse",
     "report",
+    "import",
+    "export",
     "push",
     "show",
     "list",
@@ -91,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_stage_left_its_folder(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
 
-    assert names == {"store", "sae", "analysis", "report"}
+    assert names >= {"store", "sae", "analysis", "report"}
     assert (folder / "report" / "index.html").is_file()
 
 
@@ -107,6 +109,33 @@ def test_evaluate_prints_each_metric_with_its_formula(folder: Path, ask: Call) -
     assert "Sum of squared errors over sum of squared deviations" in person.stdout
     head = person.stdout.splitlines()[0].split()
     assert head == ["value", "95", "%", "interval", "mean", "untrained", "pca", "random"]
+
+
+def test_a_dictionary_of_another_library_is_used_as_it_lies(folder: Path, ask: Call) -> None:
+    ask("export", folder / "sae", "--format", "saelens", "--out", folder / "theirs")
+    ask("import", folder / "theirs", "--out", folder / "imported")
+
+    theirs, ours = (
+        json.loads(ask("evaluate", folder / name, folder / "store", "--json").stdout)
+        for name in ("theirs", "imported")
+    )
+
+    for name in ("fraction_unexplained", "l0", "cosine", "dead_fraction"):
+        assert theirs["metrics"][name] == pytest.approx(ours["metrics"][name], rel=1e-6), name
+    assert theirs["metrics"]["l0"] == pytest.approx(4, abs=0.05)
+    untrained = theirs["baselines"]["untrained"]
+    assert untrained["l0"] == pytest.approx(4, abs=0.5)
+    assert theirs["metrics"]["fraction_unexplained"] < untrained["fraction_unexplained"] < 1.5
+    done = ask("import", folder / "sae", "--out", folder / "again")
+    assert (done.returncode, "ours already" in done.stderr) == (2, True)
+
+
+def test_an_analysis_is_written_for_neuronpedia(folder: Path, ask: Call, tmp_path: Path) -> None:
+    out = tmp_path / "batches"
+    done = ask("export", folder / "analysis", "--format", "neuronpedia", "--out", out, "--json")
+
+    assert json.loads(done.stdout)["files"] == ["batch-0.json"]
+    assert len(json.loads((out / "batch-0.json").read_text())["features"]) == 24
 
 
 def test_evaluate_leaves_baselines_and_intervals_out_when_told(folder: Path, ask: Call) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, normalize
 
 from probe_sae.errors import SettingsError
 from probe_sae.sae import selection, sparse
@@ -132,8 +132,11 @@ class PlainSAE(SAE):
             return y * (x.norm(dim=1, keepdim=True) / self.d_model**0.5)
         return y * x.std(1, keepdim=True) + x.mean(1, keepdim=True)
 
+    @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """Weights come from another dictionary; there is nothing to draw."""
+        """Draw random directions of length 1, to compare with."""
+        for weight in (self.W_dec, self.W_enc):
+            weight.copy_(normalize(torch.randn(weight.shape, generator=generator), dim=1))
 
     def step(self, rows: Tensor, dead: Tensor | None = None, share: float = 1.0) -> Step:
         """Raise: plain dictionaries are not trained.
