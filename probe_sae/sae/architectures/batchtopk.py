@@ -13,8 +13,8 @@ from probe_sae.sae.settings import check_range
 from probe_sae.sae.sparse import SparseCodes
 
 MARGIN = 1e-5
-"""The threshold is lower by this share than the smallest activation kept, which would else be lost
-wherever another device, batch or library rounds otherwise."""
+"""The threshold is lower by up to this share than the smallest activation kept, which would else be
+lost wherever another device, batch or library rounds otherwise."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,20 @@ class BatchTopKSAE(TopKSAE):
 
     @torch.no_grad()
     def finish(self, rows: Tensor) -> None:
-        """Set the threshold so that raw `rows` have mean L0 = k."""
+        """Set the threshold so that raw `rows` have mean L0 = k, and no firing hangs on rounding.
+
+        Half way between the weakest firing and the strongest activation near it that does not fire.
+        """
         values = self._batch_codes(rows).values
-        fired = values[values > 0]
-        lowest = fired.min() if len(fired) else torch.tensor(float("inf"))
-        self.threshold.copy_(lowest * (1 - MARGIN))
+        if not (values > 0).any():
+            self.threshold.fill_(float("inf"))
+            return
+        weakest = values[values > 0].min()
+        lowest = weakest * (1 - MARGIN)
+        select = partial(selection.above, threshold=float(lowest))
+        near = self._chosen(self._scaled_pair(rows)[0], select).values
+        silent = near[(near > 0) & (near < weakest)]
+        self.threshold.copy_((weakest + silent.max()) / 2 if len(silent) else lowest)
 
     def _select_at(self, share: float) -> selection.Select:
         if share < self.settings.by_row:
