@@ -127,6 +127,7 @@ if TYPE_CHECKING:
         shuffle_store,
     )
     from probe_sae.training import (
+        TrackedRun,
         TrainSettings,
         train,
         train_several,
@@ -248,6 +249,7 @@ _HOMES = {
         "shuffle_store",
     ),
     "training": (
+        "TrackedRun",
         "TrainSettings",
         "train",
         "train_several",
@@ -308,6 +310,7 @@ __all__ = [
     "Steer",
     "Store",
     "TopK",
+    "TrackedRun",
     "TrainSettings",
     "Transcoder",
     "Varied",

@@ -45,6 +45,10 @@ def train_command(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting, as key=value.")
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Also send numbers to tensorboard, wandb or mlflow; may be repeated."),
+    ] = None,
     resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
@@ -81,7 +85,7 @@ def train_command(
     else:
         source = _stream(str(host), dataset, site, max_length, trainer.seed, device)
     options: dict[str, Any] = {"site": sites, "out": out, "device": device}
-    options |= {"resume": resume, "force": force}
+    options |= {"resume": resume, "force": force, "track": track or ()}
     if len(made) == len(seeds) == 1:
         saes = {"": train(source, made[0][0], trainer, **options)}
     else:

@@ -8,7 +8,7 @@ from typing import Any
 from probe_sae.errors import FormatError, ProbeSaeError, near
 from probe_sae.recording import CaptureSettings
 from probe_sae.sae import Settings
-from probe_sae.training import TrainSettings, split_settings
+from probe_sae.training import TrainSettings, openers_for, split_settings
 
 _SECTIONS: dict[str, set[str]] = {
     "host": {"name", "dtype", "device", "revision"},
@@ -19,7 +19,7 @@ _SECTIONS: dict[str, set[str]] = {
     "analyse": {"rows", "seed"},
     "report": {"labels"},
 }
-"""Section -> its keys; those of [train] are the fields of architecture and trainer."""
+"""Section -> its keys; those of [train] are the fields of architecture and trainer, and `track`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Job:
     analyse_seed: int = 0
     labels: Path | None = None
     """A file of labels to bake into the report."""
+    track: tuple[str, ...] = ()
+    """Trackers of the training."""
 
 
 def read_job(path: str | Path) -> Job:
@@ -83,7 +85,11 @@ def job_from(raw: dict[str, Any], where: str) -> Job:
     sites = (sites,) if isinstance(sites, str) else tuple(sites)
     wanted = {f.name for f in fields(CaptureSettings)}
     recorded = {k: v for k, v in {**data, **record}.items() if k in wanted}
-    arch, trainer = split_settings(dict(raw.get("train", {})))
+    learn = dict(raw.get("train", {}))
+    track = learn.pop("track", ())
+    openers_for(track)  # before hours of recording, not after
+    track = (track,) if isinstance(track, str) else tuple(track)
+    arch, trainer = split_settings(learn)
     report, analysis = raw.get("report", {}), raw.get("analyse", {})
     try:
         return Job(
@@ -101,6 +107,7 @@ def job_from(raw: dict[str, Any], where: str) -> Job:
             analysis.get("rows", "held_out"),
             analysis.get("seed", 0),
             Path(report["labels"]) if "labels" in report else None,
+            track,
         )
     except ProbeSaeError as problem:
         raise type(problem)(f"{where}: {problem}") from problem

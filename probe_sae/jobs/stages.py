@@ -66,7 +66,7 @@ def _stages(
     if not (folder / "sae").exists():
         with clock.time("train"):
             where = folder / "sae"
-            options: dict[str, Any] = {"device": job.device, "resume": resume}
+            options: dict[str, Any] = {"device": job.device, "resume": resume, "track": job.track}
             train(store, job.arch, job.trainer, site=list(store.sites), out=where, **options)
     sae = load_sae(folder / "sae")
     seen = store

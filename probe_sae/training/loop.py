@@ -1,4 +1,4 @@
-"""Learn dictionaries: one loop for every architecture and every source of rows."""
+"""The loop: one for every architecture and every source of rows."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,168 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probe_sae.devices import device_for
 from probe_sae.errors import FormatError, SettingsError
-from probe_sae.outputs import interrupts_wait, whole_folder
+from probe_sae.outputs import interrupts_wait
 from probe_sae.progress import progress, say
-from probe_sae.sae import SAE, BatchTopK, Settings, load_sae, save_sae
+from probe_sae.sae import SAE
 from probe_sae.sae.kernels.threads import threads_for
-from probe_sae.store import Stream, open_store
+from probe_sae.store import Stream
 from probe_sae.training import progress_file
 from probe_sae.training.alarms import name_bad_rows, warn_of_outliers
 from probe_sae.training.feeding import fed
 from probe_sae.training.late_check import LateCheck
 from probe_sae.training.learner import Learner
 from probe_sae.training.precision import matrix_products
-from probe_sae.training.runs import Run, named
+from probe_sae.training.runs import Run
 from probe_sae.training.settings import TrainSettings
-from probe_sae.training.sources import Data, check_given, sources
+from probe_sae.training.tracking import Tracking
 
 LOG_LINES = 100
 SAMPLE_ROWS = 32_768
 """Rows from which scale, mean and variance are estimated, and thresholds calibrated."""
-
-
-def train(
-    data: Data | str | Path,
-    settings: Settings | None = None,
-    trainer: TrainSettings | None = None,
-    *,
-    site: str | Sequence[str] | None = None,
-    out: str | Path | None = None,
-    device: str | torch.device | None = None,
-    resume: bool = False,
-    force: bool = False,
-) -> SAE:
-    """Learn a dictionary and return it; with `out`, write it there as well.
-
-    A run with `out` can be interrupted or killed, and resumed: on a CPU, the result is the same to
-    the bit.
-
-    Args:
-        data: a store or its path, a stream of batches, a tensor [rows, d_model], or a tuple of
-            tensors, one for each site of a transcoder or crosscoder.
-        settings: architecture and size; BatchTopK by default.
-        trainer: length of the run, learning rate, seed.
-        site: which site of a store that has several; for architectures that take several, a list.
-        out: folder for the dictionary.
-        device: a GPU where there is one, by default.
-        resume: continue what was begun in `out`; with a finished dictionary, do nothing.
-        force: replace what is in `out`.
-
-    Raises:
-        SettingsError: a setting is out of range, no rows are left to train on, rows are not finite,
-            or the training to continue is another one.
-        SiteNotFound: the store has no such site.
-        OutputExists: `out` is there already.
-    """
-    trainer, settings = trainer or TrainSettings(), settings or BatchTopK()
-    check_given(data, [settings], trainer)
-    runs = [Run(settings, trainer.seed)]
-    (sae,) = _train(data, runs, trainer, site, out, device, resume=resume, force=force)
-    return sae
-
-
-def train_several(
-    data: Data | str | Path,
-    settings: Sequence[Settings],
-    trainer: TrainSettings | None = None,
-    *,
-    seeds: Sequence[int] | None = None,
-    site: str | Sequence[str] | None = None,
-    out: str | Path | None = None,
-    device: str | torch.device | None = None,
-    resume: bool = False,
-    force: bool = False,
-) -> dict[str, SAE]:
-    """Learn several dictionaries from one stream of batches; return them by name.
-
-    Rows are read once for all; each dictionary is the one that `train` would have returned with the
-    same order of rows. With `out`, each is written to `out/NAME`.
-
-    Args:
-        data: see `train`.
-        settings: one for each dictionary.
-        trainer: common to all; its seed is that of the order of rows and of the split.
-        seeds: of the weights; every settings is trained with each. The trainer's by default.
-        site: see `train`.
-        out: folder for the dictionaries.
-        device: see `train`.
-        resume: see `train`.
-        force: see `train`.
-
-    Raises:
-        SettingsError: see `train`; or two dictionaries are the same.
-    """
-    trainer = trainer or TrainSettings()
-    check_given(data, settings, trainer)
-    runs = named([Run(s, seed) for s in settings for seed in seeds or [trainer.seed]])
-    saes = _train(data, runs, trainer, site, out, device, resume=resume, force=force)
-    return {run.name: sae for run, sae in zip(runs, saes, strict=True)}
-
-
-def _train(
-    data: Data | str | Path,
-    runs: list[Run],
-    trainer: TrainSettings,
-    site: str | Sequence[str] | None,
-    out: str | Path | None,
-    device: str | torch.device | None,
-    *,
-    resume: bool,
-    force: bool,
-) -> list[SAE]:
-    device = device_for(device)
-    if isinstance(data, (str, Path)):
-        data = open_store(data)
-    sites = [site] if isinstance(site, str) else site
-    training, unseen, provenance = sources(data, sites, trainer)
-    provenance |= {"trainer": asdict(trainer), "device": device.type}
-    whats = [
-        {"arch": r.settings.arch, "settings": asdict(r.settings), "weights_seed": r.seed}
-        | provenance
-        for r in runs
-    ]
-    if out is None:
-        saes = Training(training, unseen, runs, trainer, device).run()
-        return _with_provenance(saes, whats)
-    folders = [Path(out) / run.name for run in runs]
-    if resume and Path(out).exists():
-        return [_finished(f, what) for f, what in zip(folders, whats, strict=True)]
-    how: dict[str, Any] = {"keep": progress_file.NAME, "marks": ("config.json", "*/config.json")}
-    with whole_folder(out, force=force, resume=resume, **how) as folder:
-        progress_file.drop_others(folder)
-        begun = progress_file.load_state(folder, whats)
-        saes = Training(training, unseen, runs, trainer, device).run(folder, whats, begun)
-        probe = unseen.sample(8)
-        for run, sae in zip(runs, _with_provenance(saes, whats), strict=True):
-            (folder / run.name).mkdir(exist_ok=True)
-            save_sae(folder / run.name, sae, probe)
-        (folder / progress_file.NAME).unlink(missing_ok=True)
-    return saes
-
-
-def _with_provenance(saes: list[SAE], whats: Sequence[Mapping[str, Any]]) -> list[SAE]:
-    for sae, what in zip(saes, whats, strict=True):
-        sae.provenance = {n: v for n, v in what.items() if n not in ("arch", "settings")}
-    return saes
-
-
-def _finished(out: Path, what: dict[str, Any]) -> SAE:
-    """Return the dictionary that a run has left already.
-
-    Raises:
-        SettingsError: it is that of another run.
-    """
-    sae = load_sae(out)
-    before = {"arch": sae.settings.arch, "settings": asdict(sae.settings), **sae.provenance}
-    if differing := progress_file.differing(what, before):
-        raise SettingsError(
-            f"{out} is finished, and was trained with another {', '.join(differing)}; train into "
-            "another folder, or replace it with --force."
-        )
-    say(f"{out} is finished already; nothing to do.")
-    return sae
 
 
 @dataclass
@@ -195,8 +52,10 @@ class Training:
         runs: Sequence[Run],
         trainer: TrainSettings,
         device: torch.device,
+        tracking: Tracking | None = None,
     ) -> None:
         """Begin, with scales and means from a sample."""
+        self._tracking = tracking or Tracking()
         self._stream, self._unseen, self._trainer, self._device = stream, unseen, trainer, device
         sample = stream.sample(SAMPLE_ROWS)
         for rows in (sample,) if unseen is stream else (sample, unseen.sample(SAMPLE_ROWS)):
@@ -263,7 +122,9 @@ class Training:
         for learner in self.learners:
             learner.look_back()
         unseen = self._unseen.sample(SAMPLE_ROWS).to(self._device)
-        return [learner.finish(unseen) for learner in self.learners]
+        saes = [learner.finish(unseen) for learner in self.learners]
+        self._tracking.conclude(saes, unseen.cpu())
+        return saes
 
     def _step(self, rows: Tensor, at: "_Place", began: float) -> None:
         """Let every dictionary learn from a batch."""
@@ -272,12 +133,13 @@ class Training:
         check = partial(self._check, rows, losses, replace(at))
         self._late.look(rows.sum(), check)
         is_noted = at.step % max(1, trainer.steps // LOG_LINES) == 0
-        for learner in self.learners:
+        for index, learner in enumerate(self.learners):
             result = learner.step(rows, at.step)
             losses.append(result.loss.detach())
             self._late.look(losses[-1], check)
             if is_noted or at.step + 1 == trainer.steps:
                 learner.note(result, at.step, time.perf_counter() - began)
+                self._tracking.note(index, learner.log[-1])
         at.step, at.batch = at.step + 1, at.batch + 1
 
     def _check(self, rows: Tensor, losses: list[Tensor], at: "_Place") -> None:
@@ -303,6 +165,7 @@ class Training:
             tensors |= {f"{i}.{name}": tensor for name, tensor in mine.items()}
             facts.append(known)
         kept = {"runs": list(whats), "place": asdict(at), "learners": facts}
+        kept["tracked"] = self._tracking.ids
         progress_file.save_state(folder, tensors, kept)
 
     def _restore(self, tensors: dict[str, Tensor], facts: Any) -> "_Place":
@@ -323,5 +186,6 @@ class Training:
                 if name.startswith(f"{i}.")
             }
             learner.restore(mine, known[i])
+            self._tracking.catch_up(i, learner.log)
         say(f"going on after {at.step * self._trainer.batch_size:,} rows")
         return at

@@ -286,6 +286,7 @@ def test_the_version_is_printed() -> None:
         ("train {root}/store --arch topkk --out {new}", "Near it: topk"),
         ("train {root}/store --set lr=high --out {new}", "lr is 'high'; expected a number"),
         ("train {root}/store --set lr --out {new}", "expected key=value"),
+        ("train {root}/store --track wanbd --out {new}", "Near it: wandb"),
         ("train {root}/store --k 2,x --out {new}", "--k 2,x: expected a number"),
         ("train {root}/store --k 2,2 --out {new}", "the same"),
         ("train {root}/store --arch transcoder --out {new}", "takes two sites"),

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from probe_sae.analysis import load_analysis
 from probe_sae.errors import FormatError, OutputExists, ProbeSaeError, SettingsError
-from probe_sae.jobs import DEMOS, demo_folder, demo_job, job_from, read_job, run
+from probe_sae.jobs import DEMOS, demo_folder, demo_job, job_from, read_job, run, stages
+from probe_sae.jobs import job as job_module
 from probe_sae.sae import load_sae
 from probe_sae.store import open_store
 
@@ -149,6 +151,8 @@ def test_a_job_goes_on_where_it_stopped(
         ("host", {"dtype": "float32"}, r"\[host\] name is missing"),
         ("train", {"k": 100, "features": 50}, "between 1 and 50"),
         ("train", {"feature": 50}, "Near it: features"),
+        ("train", {"track": ["wanbd"]}, "Near it: wandb"),
+        ("train", {"track": 3}, "track is 3; expected names"),
         ("data", {"name": "stdlib", "rows": 0}, "at least 1"),
         ("capture", {"sites": ["x"], "dtype": "int8"}, "no dtype"),
     ],
@@ -158,6 +162,25 @@ def test_a_job_that_cannot_be_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ProbeSaeError, match=message):
         job_from(SMALL | {section: values}, "job.toml")
+
+
+def test_a_job_names_the_trackers_of_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    def train(*_: Any, track: Any, **__: Any) -> None:
+        told.append(track)
+        raise SettingsError("enough")
+
+    monkeypatch.setattr(job_module, "openers_for", told.append)
+    monkeypatch.setattr(stages, "_store", lambda *_: SimpleNamespace(sites=["site"]))
+    monkeypatch.setattr(stages, "train", train)
+
+    with pytest.raises(SettingsError, match="enough"):
+        run(job_from(SMALL | {"train": {"track": "wandb"}}, "job"), tmp_path / "out")
+
+    assert told == ["wandb", ("wandb",)]
 
 
 def test_a_job_that_is_no_toml_is_refused(tmp_path: Path) -> None:
