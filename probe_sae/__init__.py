@@ -132,6 +132,9 @@ if TYPE_CHECKING:
         train,
         train_several,
     )
+    from probe_sae.training.estimator import (
+        SparseAutoencoder,
+    )
 
 _HOMES = {
     "analysis": (
@@ -254,6 +257,7 @@ _HOMES = {
         "train",
         "train_several",
     ),
+    "training.estimator": ("SparseAutoencoder",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -303,6 +307,7 @@ __all__ = [
     "RuleScore",
     "SampledFirings",
     "SignedTopK",
+    "SparseAutoencoder",
     "SparseCodes",
     "Splice",
     "Splitting",
