@@ -57,9 +57,10 @@ def fake_hub() -> Generator[FakeHub]:
 
 
 def reach(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do what HF_ENDPOINT does where it is set before the client is imported."""
+    """Log in, and do what HF_ENDPOINT does where it is set before the client is imported."""
     template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
@@ -174,6 +175,12 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 self.answer({"errors": [], "warnings": []})
 
         def create(self, wanted: dict[str, Any]) -> None:
+            if not self.headers.get("Authorization"):
+                self.answer({"error": "Invalid username or password."}, 401)
+                return
+            if wanted["organization"] not in ("me", "jo"):
+                self.answer({"error": "You don't have the rights."}, 403)
+                return
             name = f"{wanted['organization']}/{wanted['name']}"
             if name in hub.repositories:
                 self.answer({"url": f"{hub.endpoint}/{name}"}, 409)

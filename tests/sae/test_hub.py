@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from probe_sae.errors import EndpointError, FormatError, ProbeSaeError
-from probe_sae.sae import TopK, load_sae, make_sae, save_sae
+from probe_sae.interop import export_sae
+from probe_sae.interop import load_sae as load_any
+from probe_sae.sae import JumpReLU, TopK, load_sae, make_sae, save_sae
 from probe_sae.sae.hub import OURS, Access, fetch_folder, send_folder
 from probe_sae.sae.hub_ids import Place, place_of
 
@@ -113,6 +115,27 @@ def test_what_was_pushed_is_the_folder_byte_for_byte(
     send_folder(saved, "me/sae", files=OURS, access=access)  # the repository is there now
 
 
+@pytest.mark.parametrize(
+    ("name", "token"), [("me/sae", False), ("google/sae", "hf_mine"), ("me/sae", True)]
+)
+def test_who_may_not_push_is_told_to_log_in(
+    hub: FakeHub,
+    saved: Path,
+    name: str,
+    token: str | bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    access = Access(token=token, endpoint=hub.endpoint)
+
+    with pytest.raises(EndpointError, match="hf auth login"):
+        send_folder(saved, name, files=OURS, access=access)
+
+    assert name not in hub.repositories
+
+
 def test_a_download_gives_the_same_codes_and_needs_no_hub_the_next_time(
     hub: FakeHub, access: Access, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +172,26 @@ def test_torch_files_are_taken_where_there_is_nothing_else(hub: FakeHub, access:
     fetch_folder("hf:jo/saes/t", access=access)
 
     assert hub.downloads() == ["t/ae.pt", "t/config.json"]
+
+
+@pytest.mark.parametrize(
+    "format", ["plain", "saelens", "sparsify", "dictionary_learning", "gemma_scope"]
+)
+def test_a_dictionary_of_any_library_comes_whole(
+    hub: FakeHub, access: Access, tmp_path: Path, format: str
+) -> None:
+    settings = JumpReLU(features=32) if format == "gemma_scope" else TopK(features=32, k=4)
+    sae = make_sae(settings, (8,), torch.Generator().manual_seed(0)).eval()
+    export_sae(sae, tmp_path / "theirs", format)
+    hold(hub, "jo/saes", tmp_path / "theirs", "layer_6/")
+    hub.repositories["jo/saes"]["layer_7/cfg.json"] = b"{"
+
+    folder = fetch_folder("hf:jo/saes/layer_6", access=access)
+
+    expected = load_any(tmp_path / "theirs").encode(ROWS)
+    assert torch.equal(load_any(folder).encode(ROWS), expected)
+    assert torch.allclose(expected, sae.encode(ROWS), atol=1e-5)
+    assert expected.any()
 
 
 def test_an_id_may_name_a_file(hub: FakeHub, access: Access) -> None:

@@ -16,11 +16,12 @@ import probe_sae as ps
 from probe_sae.cli.app import app
 from probe_sae.errors import FormatError, OutputExists
 from probe_sae.evaluation import Evaluation
-from probe_sae.sae import SAE, TopK, make_sae
+from probe_sae.sae import ARCHITECTURES, SAE, TopK, make_sae
 from probe_sae.sae.card import base_model, card_text, shown
 from probe_sae.sae.hub import OURS
 
 from .fake_hub import FakeHub, fake_hub, reach
+from .test_dictionary import make
 
 ROWS = torch.randn(20, 8, generator=torch.Generator().manual_seed(1))
 HOSTILE = (
@@ -81,6 +82,18 @@ def test_what_was_saved_loads_from_its_folder(sae: SAE, tmp_path: Path) -> None:
         sae.save_pretrained(tmp_path / "other", force=True)
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture_is_saved_with_a_card(arch: str, tmp_path: Path) -> None:
+    sae, rows = make(arch)
+    rows, _ = sae.split(rows)
+
+    sae.save_pretrained(tmp_path / "sae")
+
+    loaded = ps.SAE.from_pretrained(tmp_path / "sae")
+    assert torch.equal(loaded.encode(rows), sae.encode(rows))
+    assert arch in front((tmp_path / "sae" / "README.md").read_text("utf-8"))["tags"]
+
+
 def test_what_was_pushed_loads_by_its_name(sae: SAE, hub: FakeHub, tmp_path: Path) -> None:
     where: dict[str, Any] = {"endpoint": hub.endpoint, "cache_dir": tmp_path}
     sae.save_pretrained(tmp_path / "folder")
@@ -114,7 +127,7 @@ def test_a_card_that_is_on_the_hub_stays(
 ) -> None:
     hub.repositories["me/edited"] = {"README.md": b"mine"}
 
-    sae.push_to_hub("me/edited", endpoint=hub.endpoint)
+    sae.push_to_hub("me/edited", token="hf_x", endpoint=hub.endpoint)
 
     assert hub.repositories["me/edited"]["README.md"] == b"mine"
     assert "has a README.md already" in capsys.readouterr().err
