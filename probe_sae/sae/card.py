@@ -127,8 +127,7 @@ def _head(sae: "SAE") -> str:
 
 def _loading(sae: "SAE", repository: str) -> str:
     name = repository or "path/to/this/folder"
-    fetch = f"hf download {repository} --local-dir sae\n" if repository else ""
-    folder = "sae" if repository else name
+    place = f"hf:{repository}" if repository else name
     return (
         "## Load it\n\n"
         "```python\nimport probe_sae as ps\n\n"
@@ -136,7 +135,7 @@ def _loading(sae: "SAE", repository: str) -> str:
         f"codes = sae.encode(rows)  # [rows, {sae.d_model}] raw activations -> "
         f"[rows, {sae.features}]\n"
         "x_hat = sae.decode(codes)\n```\n\n"
-        f"```sh\n{fetch}probe-sae evaluate {folder} STORE\n```\n\n"
+        f"```sh\nprobe-sae evaluate {place} STORE\n```\n\n"
         "Activations are taken as they are: their scale is part of the dictionary. Every load "
         "checks the weights' hash, and that a few rows give the codes that they gave."
     )

@@ -205,7 +205,7 @@ def test_a_card_says_what_loads_it_what_was_measured_and_how_it_was_made(sae: SA
     assert "- `fraction&#95;" not in card
     assert "| `lr` | `0.0002` |" in card
     assert "`blocks.6.resid_post` of `gpt2`" in card
-    assert "hf download me/sae --local-dir sae" in card
+    assert "probe-sae evaluate hf:me/sae STORE" in card
     (code,) = [part.split("```")[0] for part in card.split("```python\n")[1:]]
     compile(code, "card", "exec")
 
