@@ -209,7 +209,27 @@
     );
   }
 
-  // All features as dots, this one and its nearest marked.
+  // All features as dots: drawn once for a size and a theme, since pages follow each other quickly.
+  let dots = null;
+  function allDots(width, height, ratio) {
+    const colour = probe.colour("dot");
+    if (dots && dots.width === width && dots.height === height && dots.dataset.colour === colour) return dots;
+    dots = el("canvas", { width, height, "data-colour": colour });
+    const pen = dots.getContext("2d");
+    pen.fillStyle = colour;
+    const step = Math.ceil(probe.report.count / 20000);
+    const side = (probe.report.count < 3000 ? 2.2 : 1.4) * ratio;
+    for (let id = 0; id < probe.report.count; id += step) {
+      const found = probe.place(id);
+      if (!found) continue;
+      const [x, y] = onMiniMap(found, dots);
+      pen.fillRect(x - side / 2, y - side / 2, side, side);
+    }
+    return dots;
+  }
+  const onMiniMap = ([x, y], { width, height }) => [(0.04 + x * 0.92) * width, (0.96 - y * 0.92) * height];
+
+  // Where a feature is among all: itself and its nearest marked.
   function miniMap(feature) {
     const place = probe.place(feature.id);
     if (!place) return null;
@@ -221,14 +241,8 @@
       canvas.width = size * ratio;
       canvas.height = size * 0.7 * ratio;
       const pen = canvas.getContext("2d");
-      const at = ([x, y]) => [(0.04 + x * 0.92) * canvas.width, (0.96 - y * 0.92) * canvas.height];
-      pen.fillStyle = probe.colour("dot");
-      const step = Math.ceil(probe.report.count / 20000);
-      const side = (probe.report.count < 3000 ? 2.2 : 1.4) * ratio;
-      for (let id = 0; id < probe.report.count; id += step) {
-        const found = probe.place(id);
-        if (found) pen.fillRect(at(found)[0] - side / 2, at(found)[1] - side / 2, side, side);
-      }
+      pen.drawImage(allDots(canvas.width, canvas.height, ratio), 0, 0);
+      const at = (found) => onMiniMap(found, canvas);
       const dot = (found, radius, colour) => {
         pen.beginPath();
         pen.arc(...at(found), radius * ratio, 0, 7);

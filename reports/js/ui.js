@@ -42,15 +42,19 @@
       return char === "\u007f" ? "␡" : String.fromCharCode(0x2400 + char.charCodeAt(0));
     });
 
+  // To make a format takes longer than a hundred numbers in it.
+  const whole = new Intl.NumberFormat("en");
+  const formats = [];
+  const inDigits = (digits) =>
+    (formats[digits] ||= new Intl.NumberFormat("en", { maximumSignificantDigits: digits }));
+
   probe.number = (value, digits = 3) => {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     if (value < 0) return `−${probe.number(-value, digits)}`;
-    if (Number.isInteger(value)) return value.toLocaleString("en");
+    if (Number.isInteger(value)) return whole.format(value);
     const size = Math.abs(value);
     if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(digits - 1);
-    return value.toLocaleString("en", {
-      maximumSignificantDigits: Math.max(digits, Math.ceil(Math.log10(size + 1))),
-    });
+    return inDigits(Math.max(digits, Math.ceil(Math.log10(size + 1)))).format(value);
   };
 
   probe.percent = (value) => {
@@ -58,7 +62,7 @@
     const shown = value * 100;
     if (shown === 0) return "0 %";
     if (Math.abs(shown) < 0.001) return `${shown.toExponential(1)} %`;
-    return `${shown.toLocaleString("en", { maximumSignificantDigits: 3 })} %`;
+    return `${inDigits(3).format(shown)} %`;
   };
 
   probe.oneIn = (share) =>

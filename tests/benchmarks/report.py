@@ -158,7 +158,10 @@ def _examples(rng: np.random.Generator, found: Features) -> Examples:
     rank = np.tile(np.concatenate([np.arange(TOPS), np.arange(DRAWN)]), features)
     context = rng.integers(0, CONTEXTS, number, dtype=np.int32)
     position = rng.integers(1, CONTEXT, number).astype(np.int32)
-    level = (rng.beta(2, 3, number) * found.max[feature]).astype(np.float32)
+    level = np.concatenate(
+        [-np.sort(-rng.beta(2, 3, (features, size)), axis=1) for size in (TOPS, DRAWN)], axis=1
+    ).ravel()  # strongest first in each kind, as an analysis leaves them
+    level = (level * found.max[feature]).astype(np.float32)
     counts, places = [], []
     for some in np.array_split(np.arange(number), max(1, number // 200_000)):
         share = np.minimum(10 * found.density[feature[some]], 0.9)
