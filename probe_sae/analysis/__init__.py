@@ -13,6 +13,7 @@ from probe_sae.analysis.explainer import (
     fuzzing_score,
 )
 from probe_sae.analysis.factors import FactorEffects, factor_effects
+from probe_sae.analysis.figures import write_figure
 from probe_sae.analysis.host_effects import ablation_effects, steering_effects
 from probe_sae.analysis.labels import (
     BackgroundRows,
@@ -72,4 +73,5 @@ __all__ = [
     "vary",
     "vary_images",
     "vary_tensors",
+    "write_figure",
 ]

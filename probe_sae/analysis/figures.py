@@ -1,23 +1,26 @@
 """Figures of an analysis, as plotly figures to show, change or save.
 
-`figure.show()` opens one, `figure.write_html(PATH)` keeps it, `figure.write_image(PATH)` draws PNG
-or SVG where the package kaleido is installed. Importing plotly costs a third of a second, so it
-happens where a figure is made.
+`figure.show()` opens one, `figure.write_html(PATH)` keeps it, `write_figure` draws it into a file.
+Importing plotly costs a third of a second, so it happens where a figure is made.
 """
 
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.result import Analysis
-from probe_sae.errors import SettingsError, near
+from probe_sae.errors import EnvironmentProblem, SettingsError, near
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 COLOURS = ("module", "cluster", "group", "part", "density", "max", "balanced_accuracy")
 """What a map may be coloured by."""
+DRAWN = (".png", ".svg", ".pdf", ".jpg", ".webp")
+"""Endings of the files that a figure may be drawn into."""
 
 
 def map_figure(analysis: Analysis, colour: str = "module") -> "Figure":
@@ -160,6 +163,50 @@ def rows_figure(analysis: Analysis, by: str = "umap") -> "Figure":
     figure = Figure(Scattergl(x=places[:, 0], y=places[:, 1], mode="markers", marker=marker))
     figure.update_layout(title=f"Rows by their codes ({by.upper()})")
     return figure
+
+
+def write_figure(
+    figure: "Figure", path: str | Path, *, width: int = 900, height: int = 600, scale: float = 2
+) -> Path:
+    """Draw a figure into a file, PNG, SVG, PDF, JPEG or WebP by its ending; return the file.
+
+    Takes some seconds: kaleido (`pip install "probe_sae[figures]"`) starts a Chrome or Chromium
+    that is on the machine. A file that is there already is replaced.
+
+    Args:
+        figure: what `Analysis.figure` returned, or any of plotly's.
+        path: where to.
+        width: in points.
+        height: in points.
+        scale: pixels a point, where the file holds pixels.
+
+    Raises:
+        SettingsError: the file's ending names no such format, or its folder is not there.
+        EnvironmentProblem: kaleido, or a browser for it, is missing.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in DRAWN:
+        raise SettingsError(
+            f"{path.name} has the ending {path.suffix!r}; expected {', '.join(DRAWN)}, or keep a "
+            f"page with figure.write_html.{near(path.suffix, DRAWN)}"
+        )
+    if not path.parent.is_dir():
+        raise SettingsError(f"the folder {path.parent} is not there; make it first.")
+    try:
+        import_module("kaleido")
+    except ImportError as problem:
+        raise EnvironmentProblem(
+            "drawing a figure into a file needs kaleido: pip install 'probe_sae[figures]'. "
+            "figure.write_html works without."
+        ) from problem
+    try:
+        figure.write_image(path, width=width, height=height, scale=scale)
+    except RuntimeError as problem:
+        raise EnvironmentProblem(
+            f"kaleido could not draw {path.name}: {str(problem).strip()} It needs Chrome or "
+            "Chromium: install one, or run plotly_get_chrome."
+        ) from problem
+    return path
 
 
 def _values(analysis: Analysis, colour: str) -> NDArray[Any]:

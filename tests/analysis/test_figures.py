@@ -1,12 +1,15 @@
 """Figures show the analysis's numbers."""
 
+import io
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from probe_sae.analysis import Analysis, analyse
-from probe_sae.errors import SettingsError
+from probe_sae.analysis import Analysis, analyse, write_figure
+from probe_sae.errors import EnvironmentProblem, SettingsError
 
 from .small import FEATURES, dictionary, make_store
 
@@ -94,3 +97,40 @@ def test_a_module_shows_the_phi_of_its_members(analysis: Analysis, tmp_path: Pat
             assert heat.z[i][j] == known.get((a, b)) or np.isnan(heat.z[i][j])
     analysis.figure("module", 0).write_html(tmp_path / "module.html")
     assert (tmp_path / "module.html").stat().st_size > 1000
+
+
+def test_a_figure_is_drawn_into_a_file(analysis: Analysis, tmp_path: Path) -> None:
+    pytest.importorskip("kaleido", reason="kaleido (extra [figures]) draws figures into files")
+    from PIL import Image
+
+    drawn = write_figure(analysis.figure("histogram", 8), tmp_path / "8.png", width=300, height=200)
+    pixels = np.asarray(Image.open(io.BytesIO(drawn.read_bytes())).convert("RGB")).astype(int)
+    written = write_figure(analysis.figure("histogram", 8), tmp_path / "8.svg").read_text()
+
+    blue = (pixels[..., 2] > 200) & (pixels[..., 0] < 150)
+    assert pixels.shape == (400, 600, 3)
+    assert blue.mean() > 0.005
+    assert written.count('class="point"') == len(analysis.columns.histogram[8])
+
+
+def test_a_figure_says_what_it_lacks(
+    analysis: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = analysis.figure("density")
+    with pytest.raises(SettingsError, match=r"ending '.pngg'.*Near it: .png"):
+        write_figure(figure, tmp_path / "a.pngg")
+    with pytest.raises(SettingsError, match="nowhere is not there"):
+        write_figure(figure, tmp_path / "nowhere" / "a.png")
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    with pytest.raises(EnvironmentProblem, match=r"pip install 'probe_sae\[figures\]'"):
+        write_figure(figure, tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "kaleido", ModuleType("kaleido"))
+
+    def no_browser(*given: object, **options: object) -> None:
+        raise RuntimeError("Chrome was not found.")
+
+    monkeypatch.setattr(type(figure), "write_image", no_browser)
+    with pytest.raises(EnvironmentProblem, match=r"a\.png: Chrome was not.*plotly_get_chrome"):
+        write_figure(figure, tmp_path / "a.png")
+
+    assert not list(tmp_path.iterdir())
