@@ -23,6 +23,8 @@
     ["g c", "modules"],
     ["g i", "inputs"],
     ["←  →", "along the tokens of an input"],
+    ["+  -  0", "on the map: nearer, farther, all"],
+    ["v", "on the map: list what is in view"],
     ["g d", "dictionaries compared"],
     ["t", "theme: system, light, dark"],
     ["?", "this panel"],

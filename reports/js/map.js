@@ -6,10 +6,11 @@
   const state = { colour: "density", q: "", sel: null, module: null };
   let points = []; // ids on the map
   let lit = null; // ids that match the search, or null
-  let chosen = []; // ids in the lasso
+  let chosen = []; // ids in a lasso, a box or the view
+  let how = ""; // which of these
 
   const { canvas, frame, colouring } = probe.plainMap;
-  const drawCanvas = () => probe.plainMap.draw(state, points, lit);
+  const drawCanvas = () => probe.plainMap.draw(state, points, chosen.length ? chosen : lit);
   const under = (event) => probe.plainMap.under(event, points);
   const tip = el("div", { class: "tip", hidden: true });
 
@@ -86,7 +87,7 @@
     if (points.length === 0) return;
     if (!drawsWebGL()) {
       probe.plainMap.tools.hidden = false;
-      say("WebGL is not to be had here, so the map is a plain drawing: wheel and drag, but no lasso.");
+      say("WebGL is not to be had here, so the map is a plain drawing.");
       return;
     }
     const library = await probe.plotly();
@@ -112,8 +113,7 @@
     });
     place.on("plotly_click", (event) => open(idAt(event.points[0])));
     place.on("plotly_selected", (event) => {
-      chosen = event ? [...new Set(event.points.map(idAt))] : [];
-      drawChosen();
+      choose(event ? [...new Set(event.points.map(idAt))] : [], "in the lasso");
     });
   }
 
@@ -121,51 +121,15 @@
   const say = (text) => {
     note.textContent = text;
   };
-  const side = el("aside", { class: "map-side", "aria-label": "Chosen features" });
-
-  function drawChosen() {
-    const ids = chosen.length ? chosen : lit || (state.sel === null ? [] : [state.sel]);
-    const sorted = [...ids].sort((a, b) => probe.report.index.firings[b] - probe.report.index.firings[a]);
-    side.hidden = sorted.length === 0;
-    side.replaceChildren(
-      el("h2", {
-        text: `${probe.number(sorted.length)} ${chosen.length ? "in the lasso" : lit ? "found" : "chosen"}`,
-      }),
-      el(
-        "p",
-        { class: "buttons" },
-        el("button", {
-          class: "plain",
-          text: "CSV",
-          on: { click: () => probe.exportSelection(sorted, "csv") },
-        }),
-        el("button", {
-          class: "plain",
-          text: "JSON",
-          on: { click: () => probe.exportSelection(sorted, "json") },
-        }),
-      ),
-      el(
-        "ul",
-        { class: "related" },
-        sorted
-          .slice(0, 200)
-          .map((id) =>
-            el(
-              "li",
-              {},
-              el(
-                "a",
-                { href: `index.html#/feature/${id}` },
-                el("span", { class: "id", text: `#${id}` }),
-                probe.nameOf(id, 3),
-              ),
-              el("span", { class: "figure", text: probe.percent(probe.density(id)) }),
-            ),
-          ),
-      ),
-      (sorted.length > 200 && el("p", { class: "quiet", text: "The 200 densest are shown." })) || "",
-    );
+  const drawChosen = () => {
+    const found = lit || (state.sel === null ? [] : [state.sel]);
+    if (chosen.length) probe.mapList.draw(chosen, how);
+    else probe.mapList.draw(found, lit ? "found" : "chosen");
+  };
+  function choose(ids, said) {
+    [chosen, how] = [ids, said];
+    drawChosen();
+    if (!plot) drawCanvas();
   }
   function search() {
     const matches = probe.matcher(state.q);
@@ -232,7 +196,7 @@
         probe.plainMap.legend,
         note,
       ),
-      el("div", { class: "map-row" }, el("div", { class: "map-holder" }, frame, probe.plainMap.tools), side),
+      el("div", { class: "map-row" }, el("div", { class: "map-holder" }, frame, probe.plainMap.tools), probe.mapList.side),
       tip,
     );
     say(
@@ -256,9 +220,11 @@
     for (const [name, run] of Object.entries(listeners)) addEventListener(name, run);
     const sized = new ResizeObserver(() => plot || drawCanvas());
     sized.observe(frame);
+    const stopChoosing = probe.mapChoosing(points, choose, () => plot);
     document.body.classList.add("wide");
     probe.leave = () => {
       sized.disconnect();
+      stopChoosing();
       for (const [name, run] of Object.entries(listeners)) removeEventListener(name, run);
       document.body.classList.remove("wide");
     };

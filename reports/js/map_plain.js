@@ -115,13 +115,13 @@
   };
   const tools = el(
     "div",
-    { class: "map-tools buttons", hidden: true },
+    { class: "map-tools buttons", hidden: true, role: "group", "aria-label": "The map's tools" },
     [
       ["+", "Enlarge", () => zoom(1.6)],
       ["−", "Reduce", () => zoom(1 / 1.6)],
       ["↺", "Whole map", reset],
     ].map(([text, tip, click]) =>
-      el("button", { class: "icon", text, tip, "aria-label": tip, on: { click } }),
+      el("button", { class: "icon zoom", text, tip, "aria-label": tip, on: { click } }),
     ),
   );
 
@@ -188,5 +188,20 @@
     );
   }
 
-  probe.plainMap = { canvas, frame, legend, colouring, draw, under, drawLegend, tools, wasDragged };
+  probe.plainMap = {
+    canvas,
+    frame,
+    view,
+    where,
+    zoom,
+    moved,
+    reset,
+    legend,
+    colouring,
+    draw,
+    under,
+    drawLegend,
+    tools,
+    wasDragged,
+  };
 })(window.probe);
