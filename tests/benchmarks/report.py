@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from browsing import cpu_ms, heap_mb, painted, start_browser
 
 from probe_sae.analysis.cofiring import Pairs
 from probe_sae.analysis.labels import Labels, SampledFirings
@@ -221,69 +221,31 @@ def write(features: int, out: Path) -> dict[str, Any]:
 
 def browse(report: Path, features: int) -> dict[str, float]:
     """Open the pages of a report once, in a fresh browser; return milliseconds and megabytes."""
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options = ChromeOptions()
-    options.binary_location = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
-    profile = tempfile.mkdtemp()
-    switches = (
-        "--headless=new --disable-gpu --no-first-run --enable-unsafe-swiftshader --no-sandbox "
-        f"--window-size=1280,900 --js-flags=--expose-gc --user-data-dir={profile}"
-    )
-    for switch in switches.split():
-        options.add_argument(switch)
-    driver = Chrome(options=options, service=Service(shutil.which("chromedriver") or ""))
-    driver.set_script_timeout(60)
     found: dict[str, float] = {}
-    try:
-        driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+    with start_browser() as driver:
         for name, place, ready in (
             ("list", "index.html#/features", "document.querySelector('tr[data-id]')"),
-            ("cold", f"index.html#/feature/{features // 2}", _EXAMPLES),
+            ("cold", f"index.html#/feature/{features // 2}", EXAMPLES),
             ("map", "map.html", "document.querySelector('[data-ready=plotly]')"),
         ):
             driver.get("about:blank")
-            began = _cpu(driver)
+            began = cpu_ms(driver)
             driver.get(f"{report.as_uri()}/{place}")
-            found[f"{name}_wall_ms"] = driver.execute_async_script(_PAINTED % ready)
-            found[f"{name}_cpu_ms"] = _cpu(driver) - began
+            found[f"{name}_wall_ms"] = painted(driver, ready)
+            found[f"{name}_cpu_ms"] = cpu_ms(driver) - began
             key = "feature" if name == "cold" else name
-            found[f"{key}_heap_mb"] = _heap(driver)
+            found[f"{key}_heap_mb"] = heap_mb(driver)
             if name == "cold":
-                began = _cpu(driver)
-                found["warm_wall_ms"] = driver.execute_async_script(_WARM % (features // 3))
-                found["warm_cpu_ms"] = _cpu(driver) - began
-    finally:
-        driver.quit()
-        shutil.rmtree(profile, ignore_errors=True)
+                began = cpu_ms(driver)
+                there = "document.querySelector('main').dataset.ready === location.hash"
+                go = f"location.hash = '#/feature/{features // 3}'"
+                found["warm_wall_ms"] = painted(driver, f"{there} && {EXAMPLES}", go)
+                found["warm_cpu_ms"] = cpu_ms(driver) - began
     return found
 
 
-_EXAMPLES = "document.querySelector('.example-body[data-ready] .example')"
-_PAINTED = """const done = arguments[0]; const look = () => (%s)
-  ? requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now())))
-  : requestAnimationFrame(look); look();"""
-_WARM = """const done = arguments[0]; const began = performance.now();
-location.hash = '#/feature/%d';
-const look = () => document.querySelector('main').dataset.ready === location.hash
-  && document.querySelector('.example-body[data-ready] .example')
-  ? requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)))
-  : requestAnimationFrame(look); look();"""
-
-
-def _cpu(driver: Any) -> float:
-    """Return milliseconds that the page's main thread has worked."""
-    metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-    values = {metric["name"]: metric["value"] for metric in metrics}
-    return 1000 * values["TaskDuration"]
-
-
-def _heap(driver: Any) -> float:
-    driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
-    used = driver.execute_cdp_cmd("Runtime.getHeapUsage", {})
-    buffers = used.get("backingStorageSize", 0)
-    return (used["usedSize"] + buffers) / 1e6
+EXAMPLES = "document.querySelector('.example-body[data-ready] .example .token')"
+"""True once a feature's examples are in the page."""
 
 
 def measure(features: int, repeats: int, *, browser: bool) -> dict[str, Any]:
