@@ -1,6 +1,8 @@
 """How features hang together by their directions: the nearest, the map, clusters, logit effects."""
 
 import warnings
+from contextlib import suppress
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,8 @@ from torch.nn.functional import normalize
 MOST_GROUPED = 32_768
 """Features up to which hierarchical clusters are made."""
 FEATURES_A_GROUP = 40
+_SMALL_MAP = 4096
+"""Rows from which on umap looks for near ones itself."""
 
 
 class Nearest(NamedTuple):
@@ -80,20 +84,30 @@ def feature_map(W_dec: Tensor, alive: NDArray[np.bool_], seed: int) -> Map:
 def quiet_umap(rows: NDArray[Any], seed: int) -> NDArray[np.float32]:
     """Return rows of length 1 on a plane, [rows, 2]: UMAP by their distances.
 
-    Those rise with the angle as the cosine does, and are computed in one product, where umap calls
-    Python for every pair of fewer than 4,096 rows.
+    Those rise with the angle as the cosine does. Of fewer than 4,096 rows umap would compute all,
+    calling Python for every pair, and compile a sort: it is given the nearest, from products.
 
     Source: McInnes et al. 2018 (umap-learn).
     """
     import umap
+    from sklearn.neighbors import NearestNeighbors
+    from umap import layouts, umap_
 
+    _keep_compiled(umap_, layouts)
+    count = min(15, len(rows) - 1)
+    known: dict[str, Any] = {}
+    if len(rows) < _SMALL_MAP:
+        index = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(rows)
+        distances, near = index.kneighbors(rows)
+        known["precomputed_knn"] = (near, distances)
     mapper: Any = umap.UMAP(
         n_components=2,
         metric="euclidean",
-        n_neighbors=min(15, rows.shape[0] - 1),
+        n_neighbors=count,
         min_dist=0.1,
         random_state=seed,
         n_jobs=1,
+        **known,
     )
     threads = torch.get_num_threads()
     try:
@@ -102,6 +116,20 @@ def quiet_umap(rows: NDArray[Any], seed: int) -> NDArray[np.float32]:
             return np.asarray(mapper.fit_transform(rows), dtype=np.float32)
     finally:  # numba sets OpenMP's threads for the whole process, and sums round by their number
         torch.set_num_threads(threads)
+
+
+def _keep_compiled(*modules: ModuleType) -> None:
+    """Let numba keep what it compiles of a library's modules in their `__pycache__`, as of ours.
+
+    Without it umap is compiled anew in every process, which takes as long as a map of 10,000 rows.
+    """
+    from numba.core.dispatcher import Dispatcher
+
+    for module in modules:
+        for function in vars(module).values():
+            if isinstance(function, Dispatcher):
+                with suppress(RuntimeError):  # there is no folder that may be written to
+                    function.enable_caching()
 
 
 class Groups(NamedTuple):

@@ -47,3 +47,24 @@ def test_dead_features_are_in_no_cluster() -> None:
     assert (groups.group[~alive] == -1).all()
     assert np.isnan(groups.pca_x[~alive]).all()
     assert (groups.group[alive] >= 0).all()
+
+
+def test_umap_is_given_what_is_near_and_its_compiled_code_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise it calls Python for every pair, and is compiled anew in every process."""
+    from umap import layouts, umap_
+
+    def never(*_: Any, **__: Any) -> None:
+        raise RuntimeError("all pairs")
+
+    monkeypatch.setattr(umap_, "pairwise_distances", never)
+    monkeypatch.setattr(umap_, "fast_knn_indices", never)
+    directions, _ = planted(6, 40)
+
+    places = real_umap(directions.numpy(), 0)
+
+    assert np.isfinite(places).all()
+    step: Any = layouts._nb_optimize_layout_euclidean_single_epoch
+    compiled: list[Any] = [umap_.smooth_knn_dist, umap_.compute_membership_strengths, step]
+    assert all(function.stats.cache_path for function in compiled)
