@@ -6,12 +6,12 @@ host computes there, and a prediction of one is never scored.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax
 
 from probe_sae.errors import SettingsError
 from probe_sae.evaluation.row_sums import Array
@@ -151,11 +151,13 @@ class _Run:
         wanted, context = _targets(batch, original)
         count = len(batch.contexts)
         self._targets.append(_by_context(context, np.ones(len(context)), count))
+        plain = _Plain(original.float().log_softmax(-1), original.argmax(-1), wanted)
+        del original
         for name, change in changes.items():
-            got = original if change is None else self._answers(batch, keep, change)
-            if got is None:
+            got = None if change is None else self._answers(batch, keep, change)
+            if change is not None and got is None:
                 return False
-            each = _compared(original, got, wanted).cpu().numpy()
+            each = _compared(plain, got).cpu().numpy()
             sums = [_by_context(context, column, count) for column in each.T]
             self._of.setdefault(name, []).append(np.stack(sums, 1))
         self._replaced += int(keep.sum())
@@ -212,23 +214,38 @@ def _targets(batch: Batch, logits: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
     return ids[wanted.to(ids.device)].to(logits.device), wanted.nonzero()[:, 0].numpy()
 
 
-def _compared(original: Tensor, got: Tensor, wanted: Tensor) -> Tensor:
+class _Plain(NamedTuple):
+    """What the host answers as it is."""
+
+    log_p: Tensor
+    """[targets, classes] float32"""
+    best: Tensor
+    """[targets] the likeliest answer."""
+    wanted: Tensor
+    """[targets] the right one."""
+
+
+def _compared(plain: _Plain, got: Tensor | None) -> Tensor:
     """Return loss, KL, whether right, whether as the original, [targets, 4] float64.
 
     Each target's in float32, as the host computes; sums of them are in float64.
+
+    Args:
+        plain: what the host answers as it is.
+        got: logits of a run with other rows, [targets, classes]; None for the host as it is.
     """
     parts: list[Tensor] = []
-    for before, after, answer in zip(
-        *(each.split(_TARGETS_AT_ONCE) for each in (original, got, wanted)), strict=True
-    ):
-        loss = cross_entropy(after.float(), answer, reduction="none")
+    for piece in range(0, len(plain.wanted), _TARGETS_AT_ONCE):
+        some = slice(piece, piece + _TARGETS_AT_ONCE)
+        p, best, answer = (each[some] for each in plain)
+        q = p if got is None else got[some].float().log_softmax(-1)
+        loss = -q.gather(1, answer[:, None])[:, 0]
         kl = torch.zeros_like(loss)
-        if got is not original:
-            p, q = log_softmax(before.float(), -1), log_softmax(after.float(), -1)
+        if got is not None:
             is_possible = p > float("-inf")  # others add nothing to the sum, and must not add NaN
             kl = torch.where(is_possible, p.exp() * (p - q), 0.0).sum(-1).clamp_min(0)
-        best = after.argmax(-1)
-        columns = (loss, kl, best == answer, best == before.argmax(-1))
+        likeliest = best if got is None else got[some].argmax(-1)
+        columns = (loss, kl, likeliest == answer, likeliest == best)
         parts.append(torch.stack([column.double() for column in columns], 1))
     return torch.cat(parts) if parts else torch.zeros(0, 4, dtype=torch.float64)
 
