@@ -1,4 +1,4 @@
-"""Most tests need some map, not UMAP's, which takes half a minute to compile."""
+"""Most tests need some map, not UMAP's, which takes seconds to make."""
 
 from collections.abc import Iterator
 
