@@ -86,7 +86,7 @@ def analyse(
         return load_analysis(out)
     source = source_of(sae, store, rows)
     neurons = [neurons] if isinstance(neurons, str) else neurons
-    looked_at = [source.store.site(name).name for name in neurons or ()]
+    looked_at = source.store.find_sites(neurons or ())
     given = None if codes is None else _checked(codes, source)
     how: dict[str, Any] = {"keep": "codes/part-*.h5", "marks": ("analysis.json",)}
     with whole_folder(out, force=force, resume=resume, **how) as folder:

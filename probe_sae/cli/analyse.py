@@ -16,7 +16,6 @@ from probe_sae.cli.options import (
     Resume,
     Root,
     Seed,
-    chosen_sites,
 )
 
 
@@ -67,7 +66,7 @@ def analyse_command(
         host=loaded,
         evaluation=evaluation,
         codes=codes,
-        neurons=chosen_sites(opened.sites, neurons or []),
+        neurons=opened.find_sites(neurons or []),
         rows=rows,
         seed=seed,
         device=device,

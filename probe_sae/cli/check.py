@@ -7,7 +7,7 @@ import typer
 
 from probe_sae.cli import emit
 from probe_sae.cli.options import HOST_HELP, Json
-from probe_sae.errors import FormatError, SettingsError, near
+from probe_sae.errors import EnvironmentProblem, FormatError, SettingsError, near
 
 
 def check_command(
@@ -73,7 +73,7 @@ def _as_json(proof: Any) -> dict[str, Any]:
 
 def _check_maps(families: list[str], *, markdown: bool, as_json: bool) -> None:
     from probe_sae.host.hook_map_file import hook_maps
-    from probe_sae.host.proof_table import prove, table
+    from probe_sae.host.proof_table import needs_others, prove, table
     from probe_sae.progress import progress
 
     known = {hook_map.family: hook_map for hook_map in hook_maps()}
@@ -81,10 +81,15 @@ def _check_maps(families: list[str], *, markdown: bool, as_json: bool) -> None:
         if name not in known:
             raise FormatError(f"no hook map {name!r}.{near(name, known)} probe-sae list hooks.")
     wanted = [known[name] for name in families or sorted(known)]
-    proven = []
+    proven, lacking = [], dict[str, str]()
     with progress("check", len(wanted), unit="maps") as advance:
         for hook_map in wanted:
-            proven.append(prove(hook_map))
+            try:
+                proven.append(prove(hook_map))
+            except EnvironmentProblem as problem:
+                if families or not needs_others(hook_map):
+                    raise
+                lacking[hook_map.family] = str(problem)
             advance(1)
     lines = [
         f"{'ok ' if p.holds else 'NO '} {p.hook_map.family:<28} {len(p.proofs)} models   max error "
@@ -96,7 +101,9 @@ def _check_maps(families: list[str], *, markdown: bool, as_json: bool) -> None:
             lines.append(f"    {p.hook_map.family} brings no [[tiny]] model to be proven on.")
         for proof in p.proofs:
             lines += [f"    {f.about}: {f.detail}" for f in proof.findings if not f.holds]
+    lines += [f"--  {family:<28} not checked: {why}" for family, why in lacking.items()]
     summary = {
+        "not_checked": lacking,
         "holds": all(p.holds for p in proven),
         "families": {p.hook_map.family: [_as_json(proof) for proof in p.proofs] for p in proven},
     }

@@ -49,6 +49,7 @@ def _entries(kind: str) -> dict[str, Any]:
             "pixels": "no network: an image's pixels are the activations, site `input`",
             "HUGGING-FACE-ID": "or a local folder with config.json and model.safetensors",
             "torchvision:NAME": "torchvision:NAME@weights.safetensors, torchvision:NAME@random",
+            "timm:NAME": "timm:NAME@weights.safetensors, timm:NAME@random, where timm is installed",
             "python:module:factory": "your own nn.Module",
         }
     return {m.family: m.about for m in sorted(hook_maps(), key=lambda m: m.family)}

@@ -1,7 +1,5 @@
 """Options that several commands share, so that they read and behave the same everywhere."""
 
-import fnmatch
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +25,8 @@ DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="The dataset that the store was recorded from.")
 ]
 HOST_HELP = (
-    "bundled:NAME, a Hugging Face id or folder, torchvision:NAME[@weights], or "
-    "python:module:factory."
+    "bundled:NAME, a Hugging Face id or folder, torchvision:NAME[@weights], timm:NAME[@weights], "
+    "or python:module:factory."
 )
 DATASET_HELP = (
     "A recipe (`probe-sae list datasets`), a .txt, .jsonl or .parquet file, a folder of texts or "
@@ -62,18 +60,6 @@ def numbers(given: str, option: str) -> list[float]:
     if not all(isinstance(part, float) for part in parts):
         raise SettingsError(f"{option} {given}: expected a number, or several as 16,32.")
     return parts
-
-
-def chosen_sites(known: Iterable[str], wanted: list[str]) -> list[str]:
-    """Return the sites that names, globs and braces stand for, in the order in which they are said.
-
-    A name that stands for nothing is kept, for an error that names what is near.
-    """
-    from probe_sae.host.sites import expand_braces
-
-    names = [name for pattern in wanted for name in expand_braces(pattern)]
-    found = [site for name in names for site in fnmatch.filter(known, name) or [name]]
-    return list(dict.fromkeys(found))
 
 
 def _value(text: str) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from probe_sae.cli import emit
-from probe_sae.cli.options import Force, Json, Out, Resume, Seed, chosen_sites
+from probe_sae.cli.options import Force, Json, Out, Resume, Seed
 
 app = typer.Typer(
     help="Look at stores, check, shuffle and merge them.",
@@ -114,7 +114,7 @@ def merge(
     from probe_sae.store import join_stores, merge_stores
 
     whole = join_stores(stores)
-    sites = chosen_sites(whole.sites, site or ["*"])
+    sites = whole.find_sites(site or ["*"])
     made = merge_stores([whole], out, sites=sites, force=force)
     emit(
         {"store": str(out), "rows": made.rows, "sites": list(made.sites)},

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from probe_sae.cli import emit
-from probe_sae.cli.options import Device, Force, Json, Out, Resume, chosen_sites, numbers, parsed
+from probe_sae.cli.options import Device, Force, Json, Out, Resume, numbers, parsed
 from probe_sae.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def train_command(
     sites: list[str] | None = None
     if store is not None:
         source = open_store(store)
-        sites = chosen_sites(source.sites, site) if site else None
+        sites = source.find_sites(site) if site else None
     else:
         source = _stream(str(host), dataset, site, max_length, trainer.seed, device)
     options: dict[str, Any] = {"site": sites, "out": out, "device": device}

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from probe_sae.errors import ProbeSaeError
 from probe_sae.host.check_edits import edits_reach, positions_mix, untouched
+from probe_sae.host.check_heads import heads_assemble
 from probe_sae.host.config_number import config_entry
 from probe_sae.host.hooks import hooked
 from probe_sae.host.host import Host
 from probe_sae.host.layouts import as_rows, layout_of
-from probe_sae.host.proof import Finding, Proof, Run, SiteProof, compared, difference, terms_of
+from probe_sae.host.modules import module_at
+from probe_sae.host.proof import Finding, Proof, Run, SiteProof, difference, terms_of
 from probe_sae.host.resolve import Identity
 from probe_sae.host.sites import Site
 from probe_sae.host.tiny import example_inputs
@@ -53,7 +55,7 @@ def check(host: Host, inputs: Mapping[str, Tensor] | None = None, *, edits: bool
     proof.findings += _identities(host, run, proof.sites)
     proof.findings += _hidden_states(host, run)
     proof.findings += _logits(host, run)
-    proof.findings += _heads(host, run)
+    proof.findings += heads_assemble(host, run)
     proof.findings += _special(host, run)
     proof.findings += untouched(host, run)
     if edits:
@@ -68,7 +70,7 @@ def _site_proof(host: Host, site: Site, run: Run, findings: list[Finding]) -> Si
     layout, width = site.layout, site.width
     try:
         if layout != "pattern":
-            layout = layout_of(site, host.model.get_submodule(site.path), tensor)
+            layout = layout_of(site, module_at(host.model, site.path), tensor)
             width = int(as_rows(tensor, layout).shape[-1])
             if site.width not in (None, width):
                 detail = f"rows are {width} long; the map says {site.width}."
@@ -189,45 +191,6 @@ def _logits(host: Host, run: Run) -> list[Finding]:
     if not isinstance(logits, Tensor) or not seen:
         return []
     return [Finding("logits are the model's, bit for bit", torch.equal(seen[0], logits), 0.0)]
-
-
-def _heads(host: Host, run: Run) -> list[Finding]:
-    """Each head's own part of the output projection sums to what the projection gives."""
-    errors: list[float] = []
-    wrong: list[str] = []
-    for site in host.sites.values():
-        if site.heads is None or site.name not in run.seen:
-            continue
-        module: Any = host.model.get_submodule(site.path)
-        z = run.seen[site.name]
-        fits = site.heads > 0 and z.shape[-1] % site.heads == 0 and site.io == "in"
-        if not fits or getattr(module, "weight", None) is None:
-            wrong.append(f"{site.name}: {site.path} is no projection of {site.heads} heads")
-            continue
-        with torch.no_grad():
-            whole = module(z)
-            bias = getattr(module, "bias", None)
-            parts = z.unflatten(-1, (site.heads, -1))
-            total = torch.zeros_like(whole) if bias is None else torch.zeros_like(whole) + bias
-            for head in range(site.heads):
-                only = torch.zeros_like(parts)
-                only[..., head, :] = parts[..., head, :]
-                total = total + module(only.flatten(-2)) - (0 if bias is None else bias)
-        error, _, detail = compared(total, whole)
-        errors.append(error or 0.0)
-        if error is None or error > 1e-2 * max(1.0, float(whole.abs().max())):
-            wrong.append(f"{site.name}: {detail}")
-    if not errors and not wrong:
-        return []
-    return [
-        Finding(
-            "heads re-assemble to the output projection",
-            not wrong,
-            max(errors, default=None),
-            len(errors),
-            "; ".join(wrong[:3]),
-        )
-    ]
 
 
 def _special(host: Host, run: Run) -> list[Finding]:

@@ -15,6 +15,8 @@ from torch import Tensor
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host.host import Host
 from probe_sae.host.layouts import as_rows, from_rows, layout_of
+from probe_sae.host.loading import host_of
+from probe_sae.host.modules import module_at
 from probe_sae.host.sites import Site
 from probe_sae.host.tap import SiteWatch
 
@@ -37,11 +39,12 @@ class Codec(Protocol):
 
 
 @contextmanager
-def edit(host: Host, sites: str | Iterable[str], change: Edit | Codec) -> Generator[None]:
+def edit(host: Host | Any, sites: str | Iterable[str], change: Edit | Codec) -> Generator[None]:
     """Replace what sites hold by `change` of it while the block runs the host.
 
     Args:
-        host: what `load_host` returned.
+        host: what `load_host` returned, or a model, wrapped or not, which is put into evaluation
+            mode: then run it as you always do.
         sites: names, globs, braces or raw paths; each is changed.
         change: one of `Splice`, `Ablate`, `Clamp`, `Steer`, `Patch`, a dictionary (its
             reconstruction), or any function of rows, [batch, positions, width].
@@ -51,7 +54,8 @@ def edit(host: Host, sites: str | Iterable[str], change: Edit | Codec) -> Genera
         SettingsError: a site is an attention pattern, which nothing reads again.
         ShapeError: `change` returned another shape, or the host ran and a site never fired.
     """
-    found = host.find_sites(sites)
+    looked_into = host_of(host)
+    found = looked_into.find_sites(sites)
     is_codec = hasattr(change, "encode") and hasattr(change, "decode")
     alter = cast(Edit, Splice(cast(Codec, change)) if is_codec else change)
     for site in found:
@@ -62,7 +66,7 @@ def edit(host: Host, sites: str | Iterable[str], change: Edit | Codec) -> Genera
             )
 
     def see(at: Site, tensor: Tensor) -> Tensor:
-        layout = layout_of(at, host.model.get_submodule(at.path), tensor)
+        layout = layout_of(at, module_at(looked_into.model, at.path), tensor)
         rows = as_rows(tensor, layout).clone()  # a change that writes into it writes into a copy
         new: Any = (change.laid_out(layout) if isinstance(change, Patch) else alter)(rows)
         if not isinstance(new, Tensor):
@@ -75,7 +79,7 @@ def edit(host: Host, sites: str | Iterable[str], change: Edit | Codec) -> Genera
             )
         return from_rows(new, layout, tensor).to(tensor.dtype)
 
-    watch = SiteWatch(host, found, see, stop=False)
+    watch = SiteWatch(looked_into, found, see, stop=False)
     with watch.attached():
         yield
     watch.check_fired()

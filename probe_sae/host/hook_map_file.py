@@ -49,6 +49,8 @@ _SITE_KEYS = {
 }
 _INPUTS = {"text": "input_ids", "image": "pixel_values", "audio": "input_values"}
 KINDS = tuple(_INPUTS)
+_LIBRARIES = ("transformers", "torchvision", "timm", "open_clip", "transformer_lens")
+"""What makes tiny models; the last three may be missing."""
 
 
 def hook_maps() -> list[HookMap]:
@@ -279,8 +281,9 @@ class _Reader:
     def tiny(self, entry: Any) -> TinyModel:
         self.known(entry, {"model", "config", "inputs"}, "tiny")
         model = self.text(entry, "model")
-        if model.partition(":")[0] not in ("transformers", "torchvision"):
-            self.fail(f"tiny model {model!r}; expected transformers:CLASS or torchvision:NAME.")
+        if model.partition(":")[0] not in _LIBRARIES:
+            known = ", ".join(_LIBRARIES)
+            self.fail(f"tiny model {model!r}; expected one of {known}, a colon and a name.")
         for key, shape in self.table(entry, "inputs").items():
             if not isinstance(shape, list) or not all(isinstance(x, int) for x in shape):
                 self.fail(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probe_sae.errors import ShapeError, SiteNotFound
+from probe_sae.host.modules import modules_of
 from probe_sae.host.sites import Site
 
 See = Callable[[Site, Tensor], Tensor | None]
@@ -38,7 +39,7 @@ def hooked(model: nn.Module, sites: list[Site], see: See, root: nn.Module) -> Ge
     Raises:
         SiteNotFound: a module is not there.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = modules_of(model)
     calls: dict[str, int] = {}
     with ExitStack() as stack:
         stack.enter_context(_hooks_fire(modules.values()))

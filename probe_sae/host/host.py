@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from probe_sae.errors import EnvironmentProblem, ShapeError
+from probe_sae.host.aliases import host_aliases
 from probe_sae.host.hook_map import HookMap
 from probe_sae.host.hooks import StopForward
 from probe_sae.host.resolve import Mapped, resolve
 from probe_sae.host.sites import Site, find_sites, raw_sites
+from probe_sae.host.wrapped import config_of, unwrapped
 from probe_sae.progress import say
 
 _UNFIT = (
@@ -30,7 +32,8 @@ _UNFIT = (
     AssertionError,
     NotImplementedError,
 )
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_TOKENS = ("input", "text", "tokens")
+"""What models that are not of transformers call their tokens."""
 
 
 class Host:
@@ -38,7 +41,7 @@ class Host:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         name: str,
         *,
         tokenizer: Any = None,
@@ -48,17 +51,22 @@ class Host:
         """Wrap a model, which is put into evaluation mode.
 
         Args:
-            model: any module; a compiled or data-parallel one is unwrapped.
+            model: any module; one that is compiled, data-parallel, or wrapped by nnsight, PEFT
+                or a transformers pipeline is unwrapped.
             name: what messages and provenance call it.
-            tokenizer: for text, a transformers tokenizer.
+            tokenizer: for text, a transformers tokenizer; a wrapper's own by default.
             processor: for images: a transformers image processor, or a callable from one
                 [channels, height, width] uint8 tensor to what the model takes.
             hook_map: its family's; without one only raw module paths are sites.
         """
-        self.model = _unwrapped(model, name).eval()
-        self.name, self.tokenizer, self.processor = name, tokenizer, processor
+        inside = unwrapped(model, name)
+        if inside.wrappers:
+            say(f"{name} is wrapped in {inside.wrappers[0]}; looking into the plain module in it.")
+        self.model, self.name = inside.model.eval(), name
+        self.tokenizer = inside.tokenizer if tokenizer is None else tokenizer
+        self.processor = inside.processor if processor is None else processor
         self.hook_map = hook_map
-        self.config: Any = getattr(self.model, "config", None)
+        self.config: Any = config_of(self.model)
         self.is_called = False
         """Whether a call of the host is under way, which a tap may stop early."""
         self.entry = self.model
@@ -81,7 +89,7 @@ class Host:
             try:
                 if isinstance(inputs, Tensor):
                     return self.entry(inputs, **named)
-                given = dict(inputs or {}) | named
+                given = self._fitted(dict(inputs or {}) | named)
                 return self.entry(**given, **self._positions(given))
             except StopForward:
                 return None
@@ -181,16 +189,25 @@ class Host:
     def find_sites(self, patterns: str | Iterable[str]) -> list[Site]:
         """Return the sites that names, globs, braces or raw paths stand for.
 
+        Names of TransformerLens, module paths as sparsify and nnsight write them, and names of
+        dictionary_learning will do: `probe-sae guide sites`.
+
         Raises:
             SiteNotFound: a name stands for nothing; the message names what is near.
         """
         listed = [patterns] if isinstance(patterns, str) else patterns
-        found = find_sites(listed, self.sites, self.mapped.missing, self.model, self.name)
+        missing, others = self.mapped.missing, self.aliases
+        found = find_sites(listed, self.sites, missing, self.model, self.name, others)
         known = {(s.kind, s.special_prefix) for s in self.mapped.sites.values()}
         if len(known) == 1:  # a raw module of a host with one tower is in that tower
             ((kind, prefix),) = known
             found = [s if s.kind else replace(s, kind=kind, special_prefix=prefix) for s in found]
         return found
+
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """What other libraries call its sites -> what we call them."""
+        return host_aliases(self.mapped.sites, self.mapped.identities, self.model)
 
     def image_inputs(self, images: list[NDArray[np.uint8]]) -> dict[str, Tensor]:
         """Return the model's inputs for some images, preprocessed as the host was trained.
@@ -198,7 +215,9 @@ class Host:
         Args:
             images: [height, width, channels] each, channels 1 or 3.
         """
-        name = "pixel_values" if self.config is not None else self.first_input
+        takes = inspect.signature(self.entry.forward).parameters
+        is_theirs = hasattr(self.config, "model_type") or "pixel_values" in takes
+        name = "pixel_values" if is_theirs else self.first_input
         if self.processor is None:
             made = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
         elif hasattr(self.processor, "preprocess"):
@@ -214,6 +233,27 @@ class Host:
         layer = get() if get else None
         return getattr(layer, "weight", None)
 
+    def _fitted(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs under the names that the model has for tokens.
+
+        Raises:
+            ShapeError: some rows are padded, and the model takes no mask.
+        """
+        takes = inspect.signature(self.entry.forward).parameters
+        theirs = next((name for name in _TOKENS if name in takes), None)
+        if theirs is None or "input_ids" in takes or "input_ids" not in given:
+            return given
+        fitted = {theirs: given["input_ids"]}
+        fitted |= {key: value for key, value in given.items() if key != "input_ids"}
+        if "attention_mask" in takes or "attention_mask" not in given:
+            return fitted
+        if not bool(fitted.pop("attention_mask").all()):
+            raise ShapeError(
+                f"{self.name} takes no attention mask, so rows cannot be padded: give texts of one "
+                "length, one at a time, or packed."
+            )
+        return fitted
+
     def _positions(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return position ids for rows padded on the left, where the model takes them."""
         mask = given.get("attention_mask")
@@ -226,21 +266,6 @@ class Host:
         if "position_ids" not in inspect.signature(self.entry.forward).parameters:
             return {}
         return {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
-
-
-def _unwrapped(model: nn.Module, name: str) -> nn.Module:
-    """Return the plain module in a compiled or data-parallel one, saying so."""
-    inner = model
-    while True:
-        if hasattr(inner, "_orig_mod"):
-            inner = getattr(inner, "_orig_mod")  # noqa: B009  (a module's attributes are untyped)
-        elif isinstance(inner, _WRAPPERS):
-            inner = inner.module
-        else:
-            break
-    if inner is not model:
-        say(f"{name} is wrapped in {type(model).__name__}; looking into the plain module in it.")
-    return inner
 
 
 def _weights(model: nn.Module) -> dict[str, Any]:

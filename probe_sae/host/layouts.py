@@ -11,6 +11,7 @@ from probe_sae.host.sites import Site
 
 LAYOUTS = {
     "BTD": "[batch, positions, width]: tokens or patches",
+    "BTHD": "[batch, positions, heads, width of a head]: heads, whose parts make a row",
     "BCHW": "[batch, width, height, width of the image]: convolutions",
     "BHWC": "[batch, height, width of the image, width]: channels last",
     "BCT": "[batch, width, positions]: one-dimensional convolutions",
@@ -23,6 +24,7 @@ LAYOUTS = {
 """Name -> what the axes are."""
 _DIMENSIONS = {
     "BTD": 3,
+    "BTHD": 4,
     "BCHW": 4,
     "BHWC": 4,
     "BCT": 3,
@@ -126,6 +128,8 @@ def as_rows(tensor: Tensor, layout: str, batch: int | None = None) -> Tensor:
         return tensor.flatten(2).transpose(1, 2)
     if layout == "BHWC":
         return tensor.flatten(1, 2)
+    if layout == "BTHD":
+        return tensor.flatten(2)
     if layout == "BCT":
         return tensor.transpose(1, 2)
     if layout == "BD":

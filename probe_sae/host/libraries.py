@@ -1,9 +1,14 @@
 """Import the heavy libraries where they are used, and say what is wrong when they do not fit."""
 
+import importlib
 import importlib.metadata
+from pathlib import Path
 from typing import Any
 
 from probe_sae.errors import EnvironmentProblem
+
+BUNDLED = Path(__file__).parent / "bundled"
+"""Where the bundled hosts are."""
 
 
 def torchvision() -> Any:
@@ -32,6 +37,22 @@ def transformers() -> Any:
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
     return library
+
+
+def optional(name: str) -> Any:
+    """Return a library that probe_sae does without, such as timm.
+
+    Raises:
+        EnvironmentProblem: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as problem:
+        root = name.partition(".")[0]
+        package = {"open_clip": "open_clip_torch"}.get(root, root)
+        raise EnvironmentProblem(
+            f"{name} cannot be imported ({problem}): pip install {package}."
+        ) from problem
 
 
 def versions() -> dict[str, str]:

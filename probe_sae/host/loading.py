@@ -15,11 +15,10 @@ from probe_sae.devices import device_for
 from probe_sae.errors import HostNotFound, ProbeSaeError, near
 from probe_sae.host.hook_map_file import hook_map_for
 from probe_sae.host.host import Host
-from probe_sae.host.libraries import torchvision, transformers
+from probe_sae.host.libraries import BUNDLED, optional, torchvision, transformers
 from probe_sae.host.pixels import pixels
 from probe_sae.progress import say
 
-BUNDLED = Path(__file__).parent / "bundled"
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """What reading a model's files raises when they are missing, damaged or of another model."""
 
@@ -37,7 +36,7 @@ class _Wanted:
 
 
 def load_host(
-    name: str | Path | nn.Module,
+    name: str | Path | nn.Module | Any,
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
@@ -51,7 +50,9 @@ def load_host(
 
     Args:
         name: `bundled:NAME`, a Hugging Face id or local folder, `torchvision:NAME[@weights]`,
-            `python:module:factory`, or a module, which stays where it is.
+            `timm:NAME[@weights]`, `python:module:factory`, or a module, which stays where it is.
+            A model that is wrapped by nnsight, PEFT, a transformers pipeline, torch.compile or
+            DataParallel is a module, too; TransformerLens' are modules with sites of their own.
         device: where to put it; a GPU where there is one, by default.
         dtype: of its weights; a module keeps its own.
         revision: of a Hugging Face id.
@@ -65,7 +66,7 @@ def load_host(
             never run.
         EnvironmentProblem: torchvision does not fit torch.
     """
-    if isinstance(name, nn.Module):
+    if not isinstance(name, (str, Path)):
         host = _of_module(name, type(name).__name__, tokenizer, processor)
         return _moved(host, device) if device is not None else host
     wanted = _Wanted(dtype, revision, attention, device_map, tokenizer, processor)
@@ -74,6 +75,19 @@ def load_host(
     if device_map is not None:
         return host
     return _moved(host, device_for(device))
+
+
+def host_of(model: Any) -> Host:
+    """Return a host as it is; of a model, wrapped or not, the host that `load_host` makes of it.
+
+    Raises:
+        HostNotFound: it is a name, whose model nobody else could run, or nothing with a module.
+    """
+    if isinstance(model, Host):
+        return model
+    if isinstance(model, (str, Path)):
+        raise HostNotFound(f"expected a host or a model, got {str(model)!r}: load_host it first.")
+    return load_host(model)
 
 
 def bundled_hosts() -> list[str]:
@@ -91,12 +105,13 @@ def _moved(host: Host, device: str | torch.device) -> Host:
     return host
 
 
-def _of_module(model: nn.Module, name: str, tokenizer: Any, processor: Any) -> Host:
+def _of_module(model: Any, name: str, tokenizer: Any, processor: Any) -> Host:
     plain = Host(model, name, tokenizer=tokenizer, processor=processor)
     hook_map = hook_map_for(plain.model, plain.config)
     if hook_map is None:
         return plain
-    return Host(plain.model, name, tokenizer=tokenizer, processor=processor, hook_map=hook_map)
+    found: dict[str, Any] = {"tokenizer": plain.tokenizer, "processor": plain.processor}
+    return Host(plain.model, name, **found, hook_map=hook_map)
 
 
 def _load_named(name: str, wanted: _Wanted) -> Host:
@@ -112,6 +127,8 @@ def _load_named(name: str, wanted: _Wanted) -> Host:
         return _from_hugging_face(str(BUNDLED / rest), name, wanted)
     if scheme == "torchvision":
         return _from_torchvision(rest, name, wanted)
+    if scheme == "timm":
+        return _from_timm(rest, name, wanted)
     if scheme == "python":
         return _from_python(rest, name, wanted)
     return _from_hugging_face(name, name, wanted)
@@ -183,8 +200,8 @@ def _not_found(name: str, problem: Exception) -> str:
     known = [*bundled_hosts(), "torchvision:resnet18", "python:module:factory"]
     return (
         f"no host {name!r}: {_first_line(problem)} Expected {', '.join(bundled_hosts())}, a "
-        "Hugging Face id or a folder with config.json and model.safetensors, torchvision:NAME, or "
-        f"python:module:factory.{near(name, known)}"
+        "Hugging Face id or a folder with config.json and model.safetensors, torchvision:NAME, "
+        f"timm:NAME, or python:module:factory.{near(name, known)}"
     )
 
 
@@ -210,6 +227,21 @@ def _from_torchvision(rest: str, name: str, wanted: _Wanted) -> Host:
         raise HostNotFound(f"{name}: its weights cannot be loaded: {problem}") from problem
     processor = wanted.processor or library.models.get_model_weights(kind).DEFAULT.transforms()
     return _of_module(model.to(wanted.dtype), name, None, processor)
+
+
+def _from_timm(rest: str, name: str, wanted: _Wanted) -> Host:
+    """Load a timm model with its own weights, a file's, or (`@random`) none, as torchvision's."""
+    library = optional("timm")
+    kind, _, weights = rest.partition("@")
+    if not library.is_model(kind):
+        raise HostNotFound(f"timm has no model {kind!r}.{near(kind, library.list_models())}")
+    try:
+        model = library.create_model(kind, pretrained=not weights)
+        if weights not in ("", "random"):
+            model.load_state_dict(_state(Path(weights)))
+    except _UNREADABLE as problem:
+        raise HostNotFound(f"{name}: its weights cannot be loaded: {problem}") from problem
+    return _of_module(model.to(wanted.dtype), name, None, wanted.processor)
 
 
 def _state(path: Path) -> dict[str, Tensor]:

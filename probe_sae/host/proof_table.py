@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from probe_sae.host.check import Proof, check
 from probe_sae.host.hook_map import HookMap
 from probe_sae.host.libraries import versions
-from probe_sae.host.tiny import example_inputs, tiny_host
+from probe_sae.host.tiny import OPTIONAL, example_inputs, tiny_host
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,17 @@ class FamilyProof:
         return bool(self.proofs) and all(proof.holds for proof in self.proofs)
 
 
+def needs_others(hook_map: HookMap) -> bool:
+    """Tell whether a map's tiny models are all of libraries that probe_sae does without."""
+    return all(tiny.model.partition(":")[0] in OPTIONAL for tiny in hook_map.tiny)
+
+
 def prove(hook_map: HookMap) -> FamilyProof:
     """Return the proof of a map on each of its tiny models, with and without attention patterns.
 
     Raises:
         FormatError: the libraries here cannot make a model that the map names.
+        EnvironmentProblem: a library that makes them is not here.
     """
     proofs: list[Proof] = []
     for tiny in hook_map.tiny:
@@ -57,7 +63,9 @@ torch {torch}; `probe-sae check --maps` proves the maps with the versions that y
 *Error*: the largest absolute error of the residual identities that the site takes part in; 0 is
 bit for bit. A dash: the site is in no identity, and is proven by where it fires, by its layout, by
 what it depends on, by the model's own output, or by what an edit of it does. *Layout*: B batch, T
-positions, D width, C channels; `probe-sae guide sites` explains all."""
+positions, D width, C channels; `probe-sae guide sites` explains all.
+
+Maps of timm, open_clip and TransformerLens are proven where those libraries are installed."""
 
 
 def _family(family: FamilyProof) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch import nn
 from probe_sae.errors import FormatError, near
 from probe_sae.host.config_number import config_entry, config_number
 from probe_sae.host.hook_map import HookMap, IdentityRule, SiteRule, Tower
+from probe_sae.host.modules import modules_of
 from probe_sae.host.paths import PLACEHOLDER, Place, filled, numbered, numbered_by, places_of
 from probe_sae.host.sites import Site
 
@@ -50,7 +51,7 @@ def resolve(model: nn.Module, config: Any, hook_map: HookMap) -> Mapped:
     Raises:
         FormatError: the map contradicts itself.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = modules_of(model)
     paths: dict[str, list[Place]] = {}
     for name, rules in hook_map.paths.items():
         found = (places_of(rule, modules, paths, hook_map.family) for rule in rules)

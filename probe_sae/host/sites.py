@@ -8,9 +8,13 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from probe_sae.errors import SiteNotFound, near
+from probe_sae.host.modules import modules_of
+from probe_sae.site_names import expand_braces, named, other_names
 
 _RAW = re.compile(r"path:(?P<path>[^@#]*)(?:@(?P<io>\w*))?(?:#(?P<call>\d+))?(?::(?P<layout>\w+))?")
-RAW_LAYOUTS = ("BTD", "BCHW", "BHWC", "BCT", "BD", "flat")
+_NNSIGHT = re.compile(r"\.(?P<io>input|output)(\[0\])?$")
+"""How nnsight ends the path of a module whose input or output it means."""
+RAW_LAYOUTS = ("BTD", "BTHD", "BCHW", "BHWC", "BCT", "BD", "flat")
 """What may follow the colon of a raw site."""
 
 
@@ -54,8 +58,11 @@ def find_sites(
     missing: Mapping[str, str],
     model: nn.Module,
     host: str,
+    others: Mapping[str, str],
 ) -> list[Site]:
     """Return the sites that names, globs (`*`), braces (`{0,2}`) or raw paths stand for.
+
+    What is none of these may be another library's name of a site, or a plain module path.
 
     Args:
         patterns: such as `blocks.*.resid_post` or `path:layer3.1@out`.
@@ -63,6 +70,7 @@ def find_sites(
         missing: sites that its family has and this host has not -> why.
         model: the host's model, for raw paths.
         host: the host's name, for messages.
+        others: other libraries' names -> our names, raw ones included.
 
     Raises:
         SiteNotFound: a name or pattern stands for nothing; the message names what is near.
@@ -73,10 +81,12 @@ def find_sites(
             if name.startswith("path:"):
                 matches = [_raw(name, model)]
             else:
-                matches = [site for key, site in known.items() if fnmatchcase(key, name)]
+                ours = named(name, known, others)
+                matches = [known[key] if key in known else _raw(key, model) for key in ours]
+                matches = matches or _at_modules(name, known, model)
             if not matches:
                 raise SiteNotFound(
-                    f"{host} has no site {name!r}.{_hint(name, known, missing)} "
+                    f"{host} has no site {name!r}.{_hint(name, known, missing, others)} "
                     f"`probe-sae sites {host}` lists all."
                 )
             found |= {site.name: site for site in matches}
@@ -95,13 +105,53 @@ def raw_sites(model: nn.Module) -> dict[str, Site]:
     return sites
 
 
-def _hint(name: str, known: Mapping[str, Site], missing: Mapping[str, str]) -> str:
+def _at_modules(name: str, known: Mapping[str, Site], model: nn.Module) -> list[Site]:
+    """Return the sites at a module path as sparsify (`layers.3`) and nnsight write it.
+
+    The path may begin below the model, as a base model's does (`h.3` for `transformer.h.3`), and
+    may be a glob. A place that has a name gives the named site.
+
+    Raises:
+        SiteNotFound: several modules have such a path.
+    """
+    end = _NNSIGHT.search(name)
+    io = end["io"].removesuffix("put") if end else "out"
+    path = re.sub(r"\[(\d+)\]", r".\1", name[: end.start()] if end else name)
+    paths = [p for p in modules_of(model) if p]
+    found = [p for p in paths if fnmatchcase(p, path)]
+    if not found:
+        below = {p: p[: -len(tail)] for p in paths if (tail := _tail(p, path))}
+        if len(roots := sorted(set(below.values()))) > 1:
+            raise SiteNotFound(
+                f"{name!r} may be in {' or in '.join(root.rstrip('.') for root in roots[:4])}: "
+                "write the whole module path."
+            )
+        found = list(below)
+    named_places = {
+        (site.path, site.io): site
+        for site in reversed(list(known.values()))
+        if site.call is None and site.select in (None, 0)
+    }
+    return [named_places.get((p, io)) or Site(f"path:{p}@{io}", p, io) for p in found]
+
+
+def _tail(path: str, pattern: str) -> str:
+    """Return the end of `path`, from some dot on, that a pattern stands for; empty if none does."""
+    parts = path.split(".")
+    tails = (".".join(parts[i:]) for i in range(1, len(parts)))
+    return next((tail for tail in tails if fnmatchcase(tail, pattern)), "")
+
+
+def _hint(
+    name: str, known: Mapping[str, Site], missing: Mapping[str, str], others: Mapping[str, str]
+) -> str:
     for pattern, reason in missing.items():
-        if re.fullmatch(re.sub(r"\\\{\w\\\}", r"[^.]+", re.escape(pattern)), name) or fnmatchcase(
-            pattern, name
-        ):
-            return f" {reason}"
-    if hint := near(name, known):
+        for one in (pattern, *other_names(pattern)):
+            if re.fullmatch(re.sub(r"\\\{\w\\\}", r"[^.]+", re.escape(one)), name) or fnmatchcase(
+                one, name
+            ):
+                return f" {reason}"
+    if hint := near(name, [*known, *others]):
         return hint
     if known and not next(iter(known)).startswith("path:"):
         return f" There are {', '.join(list(known)[:6])}, ..."
@@ -113,7 +163,7 @@ def _raw(name: str, model: nn.Module) -> Site:
     if match is None:
         raise SiteNotFound(f"{name!r} is no raw site; expected path:MODULE@in or @out.")
     path, io, call, layout = match["path"], match["io"] or "out", match["call"], match["layout"]
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = modules_of(model)
     if path not in modules:
         raise SiteNotFound(f"the model has no module {path!r}.{near(path, modules)}")
     if io not in ("in", "out"):
@@ -125,14 +175,3 @@ def _raw(name: str, model: nn.Module) -> Site:
     full += f":{layout}" if layout else ""
     which = None if call is None else int(call)
     return Site(full, path, io, layout=layout or "auto", call=which)
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """Return the patterns that `a.{0,2}.b` stands for."""
-    inside = re.search(r"\{([^{}]*)\}", pattern)
-    if inside is None:
-        return [pattern]
-    head, tail = pattern[: inside.start()], pattern[inside.end() :]
-    return [
-        name for part in inside[1].split(",") for name in expand_braces(head + part.strip() + tail)
-    ]

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probe_sae.errors import ShapeError
+from probe_sae.errors import ShapeError, SiteNotFound
 from probe_sae.host.hooks import StopForward, hooked
 from probe_sae.host.host import Host
+from probe_sae.host.loading import host_of
+from probe_sae.host.modules import modules_of
 from probe_sae.host.sites import Site
 from probe_sae.progress import say
 
@@ -17,8 +19,24 @@ from probe_sae.progress import say
 class Seen(dict[str, Any]):
     """Site name -> what the module gave, calls concatenated along the batch.
 
-    Where the calls' shapes differ (generation), a list of them.
+    Where the calls' shapes differ (generation), a list of them. Other libraries' names of a site
+    read it, too: `seen["blocks.6.hook_resid_post"]`.
     """
+
+    def __init__(self, host: Host) -> None:
+        """Begin empty; `host` knows the names."""
+        super().__init__()
+        self._host = host
+
+    def __missing__(self, name: str) -> Any:
+        """Return what the site holds that another name stands for."""
+        try:
+            sites = self._host.find_sites(name)
+        except SiteNotFound as problem:
+            raise KeyError(str(problem)) from None
+        if len(sites) != 1 or sites[0].name not in self:
+            raise KeyError(f"{name!r} was not tapped; there are {', '.join(self)}")
+        return self[sites[0].name]
 
     def add(self, site: str, tensor: Tensor) -> None:
         """Take in one call's tensor."""
@@ -32,13 +50,14 @@ class Seen(dict[str, Any]):
 
 
 @contextmanager
-def tap(host: Host, sites: str | Iterable[str], *, stop: bool = False) -> Generator[Seen]:
+def tap(host: Host | Any, sites: str | Iterable[str], *, stop: bool = False) -> Generator[Seen]:
     """Gather what the sites hold while the block runs the host.
 
     Tensors are copies without gradient, as the modules gave them.
 
     Args:
-        host: what `load_host` returned.
+        host: what `load_host` returned, or a model, wrapped or not, which is put into evaluation
+            mode: then run it as you always do.
         sites: names, globs, braces, or raw paths (`path:layer3.1@out`).
         stop: end each call `host(...)` after the deepest site; it then returns None.
 
@@ -46,13 +65,14 @@ def tap(host: Host, sites: str | Iterable[str], *, stop: bool = False) -> Genera
         SiteNotFound: before anything runs, if a name stands for nothing.
         ShapeError: at the end of the block, if the host ran and a site never fired.
     """
-    found = host.find_sites(sites)
-    seen = Seen()
+    looked_into = host_of(host)
+    found = looked_into.find_sites(sites)
+    seen = Seen(looked_into)
 
     def see(site: Site, tensor: Tensor) -> None:
         seen.add(site.name, tensor.detach().clone())
 
-    watch = SiteWatch(host, found, see, stop=stop)
+    watch = SiteWatch(looked_into, found, see, stop=stop)
     with watch.attached():
         yield seen
     watch.check_fired()
@@ -135,7 +155,7 @@ class SiteWatch:
 
     def _why(self, site: Site) -> str:
         """Return what is known of a module that did not fire, as an end of a message."""
-        parent = self.host.model.get_submodule(site.path.rpartition(".")[0])
+        parent = modules_of(self.host.model).get(site.path.rpartition(".")[0])
         if isinstance(parent, nn.MultiheadAttention):
             return (
                 f" {site.path} is a part of nn.MultiheadAttention, which uses its weights without "

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probe_sae.errors import FormatError
+from probe_sae.errors import EnvironmentProblem, FormatError
 from probe_sae.host.config_number import config_entry
 from probe_sae.host.hook_map import HookMap, TinyModel
 from probe_sae.host.host import Host
-from probe_sae.host.libraries import torchvision, transformers
+from probe_sae.host.libraries import BUNDLED, optional, torchvision, transformers
 
 TOKENS = 9
 INPUTS = 2
@@ -37,6 +37,8 @@ def tiny_host(hook_map: HookMap, tiny: TinyModel, attention: str | None = None) 
 def _built(tiny: TinyModel, family: str, attention: str | None) -> nn.Module:
     library, _, name = tiny.model.partition(":")
     try:
+        if library in OPTIONAL:
+            return OPTIONAL[library](name, tiny.config)
         if library == "torchvision":
             models = torchvision().models
             if name in models.list_models():
@@ -50,6 +52,39 @@ def _built(tiny: TinyModel, family: str, attention: str | None) -> nn.Module:
         return cls(config)
     except (AttributeError, TypeError, ValueError, ImportError) as problem:
         raise FormatError(f"hook map {family}: cannot make {tiny.model}: {problem}") from problem
+
+
+def _of_timm(name: str, config: Mapping[str, Any]) -> nn.Module:
+    return optional("timm").create_model(name, pretrained=False, **config)
+
+
+def _of_open_clip(name: str, config: Mapping[str, Any]) -> nn.Module:
+    return _class(optional("open_clip"), name, nn.Module)(**config)
+
+
+def _of_transformer_lens(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """Return a HookedTransformer, or a bridge to a GPT-2 that reads what the bundled one reads."""
+    library = optional("transformer_lens")
+    if name == "HookedTransformer":
+        try:
+            made = library.HookedTransformerConfig(**config, device="cpu")
+        except (AttributeError, ImportError) as problem:
+            raise EnvironmentProblem("HookedTransformer ended with TransformerLens 3.") from problem
+        return library.HookedTransformer(made, move_to_device=False)
+    hugging_face = transformers()
+    folder = str(BUNDLED / "code-lm")
+    model = hugging_face.GPT2LMHeadModel(hugging_face.GPT2Config(**config))
+    tokenizer = hugging_face.AutoTokenizer.from_pretrained(folder)
+    bridge = optional("transformer_lens.model_bridge").TransformerBridge
+    return bridge.boot_transformers(folder, hf_model=model, tokenizer=tokenizer, device="cpu")
+
+
+OPTIONAL = {
+    "timm": _of_timm,
+    "open_clip": _of_open_clip,
+    "transformer_lens": _of_transformer_lens,
+}
+"""Libraries that probe_sae does without -> how a model of theirs is made."""
 
 
 def _class(library: Any, name: str, parent: type) -> Any:
@@ -109,14 +144,15 @@ def _of_kind(kind: str, tower: str, host: Host) -> dict[str, tuple[int, ...]]:
     config = host.config
     if kind == "text":
         is_second = tower == "decoder" and getattr(config, "is_encoder_decoder", False)
-        return {"decoder_input_ids" if is_second else "input_ids": (INPUTS, TOKENS)}
+        tokens = _first(config, "context_length") or TOKENS
+        return {"decoder_input_ids" if is_second else "input_ids": (INPUTS, tokens)}
     if kind == "image":
         size = _first(config, "image_size", "vision_config.image_size")
+        if not hasattr(config, "model_type") and hasattr(host.processor, "crop_size"):
+            size = host.processor.crop_size[-1]
         height, width = size if isinstance(size, (list, tuple)) else (size or 224, size or 224)
         channels = _first(config, "num_channels", "vision_config.num_channels") or 3
-        if config is None:
-            if hasattr(host.processor, "crop_size"):
-                height = width = host.processor.crop_size[-1]
+        if not hasattr(config, "model_type"):
             return {host.first_input: (INPUTS, 3, height, width)}
         return {"pixel_values": (INPUTS, channels, height, width)}
     if hasattr(config, "num_mel_bins"):
@@ -132,7 +168,7 @@ def _first(config: Any, *names: str) -> Any:
 def _random(name: str, shape: tuple[int, ...], config: Any, generator: torch.Generator) -> Tensor:
     if not name.endswith("_ids"):
         return torch.randn(shape, generator=generator)
-    words = _first(config, "vocab_size", "text_config.vocab_size") or 2
+    words = _first(config, "vocab_size", "text_config.vocab_size", "d_vocab") or 2
     return torch.randint(min(3, words - 1), words, shape, generator=generator)
 
 

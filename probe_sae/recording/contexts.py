@@ -73,7 +73,7 @@ def text_contexts(
 def _longest(host: Host, max_length: int) -> int:
     """Return the longest context that the host can take, at most `max_length`."""
     text = getattr(host.config, "text_config", host.config)
-    positions = getattr(text, "max_position_embeddings", None)
+    positions = getattr(text, "max_position_embeddings", getattr(text, "n_ctx", None))
     limits = [
         positions - host.position_offset if isinstance(positions, int) else None,
         getattr(host.tokenizer, "model_max_length", None),

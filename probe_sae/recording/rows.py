@@ -11,6 +11,7 @@ from torch import Tensor
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host import Host, Site
 from probe_sae.host.layouts import as_rows, grid_of, layout_of
+from probe_sae.host.modules import module_at
 from probe_sae.recording.batches import Batch
 from probe_sae.store import RecordedRows
 
@@ -51,7 +52,7 @@ class RowGatherer:
         """
         if self._batch is None:
             raise ShapeError("rows are gathered from a batch that was not announced.")
-        module = self._host.model.get_submodule(site.path)
+        module = module_at(self._host.model, site.path)
         layout = layout_of(site, module, tensor, _image_size(self._batch))
         if layout == "windows":
             raise ShapeError(

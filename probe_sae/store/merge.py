@@ -50,7 +50,7 @@ def merge_stores(
         OutputExists: `out` is there already.
     """
     whole = join_stores(stores)
-    chosen = [whole.site(name) for name in dict.fromkeys(sites or whole.sites)]
+    chosen = [whole.sites[name] for name in whole.find_sites(sites or whole.sites)]
     with whole_folder(out, force=force, marks=("manifest.json",)) as folder:
         copy_vocabulary(whole, folder)
         if len(chosen) == len(whole.sites):

@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_sae.errors import SiteNotFound, StoreError, near
+from probe_sae.site_names import aliases, expand_braces, named
 from probe_sae.store.chunks import FilePool, RowChunks, read_rows
 from probe_sae.store.hdf5 import reopen
 from probe_sae.store.journal import file_digest
@@ -108,12 +109,32 @@ class Store:
                 f"{self.folder} has {len(self.sites)} sites: {', '.join(self.sites)}. "
                 "Name one with --site."
             )
-        if name not in self.sites:
+        if name in self.sites:
+            return self.sites[name]
+        found = self.find_sites(name)
+        if len(found) > 1:
             raise SiteNotFound(
-                f"{self.folder} has no site {name!r}; it has {', '.join(self.sites)}."
-                + near(name, self.sites)
+                f"{name!r} stands for several sites of {self.folder}: {', '.join(found)}. Name one."
             )
-        return self.sites[name]
+        return self.sites[found[0]]
+
+    def find_sites(self, patterns: str | Iterable[str]) -> list[str]:
+        """Return the names of the sites that names, globs, braces or other libraries' names mean.
+
+        Raises:
+            SiteNotFound: a name stands for nothing; the message names what is near.
+        """
+        listed = [patterns] if isinstance(patterns, str) else patterns
+        found: list[str] = []
+        for name in (one for pattern in listed for one in expand_braces(pattern)):
+            sites = named(name, self.sites)
+            if not sites:
+                raise SiteNotFound(
+                    f"{self.folder} has no site {name!r}; it has {', '.join(self.sites)}."
+                    + near(name, [*self.sites, *aliases(self.sites)])
+                )
+            found += sites
+        return list(dict.fromkeys(found))
 
     def statistics(self, site: str) -> RowStatistics:
         """Return the statistics of a site's rows, as gathered while they were written."""

@@ -78,7 +78,7 @@ def sources(
         return seen, unseen, data.provenance | {"split": split}
     if not isinstance(data, Store):
         return data, data, {}
-    names = [data.site(name).name for name in sites or [None]]
+    names = data.find_sites(sites) if sites else [data.site().name]
     held = held_out_contexts(data.contexts, trainer.held_out, trainer.seed)
     if trainer.held_out and not held.any():
         held[-1:] = True

@@ -13,6 +13,7 @@ import pytest
 
 from probe_sae.cli import main
 from probe_sae.shipped import shipped
+from probe_sae.store import open_store
 
 COMMANDS = [
     "demo",
@@ -76,10 +77,11 @@ def ask(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> C
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a small store, dictionary, analysis and report, made by the commands."""
     root = tmp_path_factory.mktemp("cli")
-    site = "blocks.0.resid_post"
+    site = "blocks.0.hook_resid_post"  # TransformerLens' name of blocks.0.resid_post
     steps = [
         f"capture bundled:code-lm stdlib --site {site} --rows 3000 --max-length 64 --out store",
-        "train store --arch topk --features 24 --k 4 --rows 20000 --set batch_size=1024 --out sae",
+        f"train store --site {site} --arch topk --features 24 --k 4 --rows 20000 "
+        "--set batch_size=1024 --out sae",
         "analyse sae store --host bundled:code-lm --dataset stdlib --out analysis",
         "report analysis --out report",
     ]
@@ -94,6 +96,7 @@ def test_each_stage_left_its_folder(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
 
     assert names >= {"store", "sae", "analysis", "report"}
+    assert list(open_store(folder / "store").sites) == ["blocks.0.resid_post"]
     assert (folder / "report" / "index.html").is_file()
 
 

@@ -13,11 +13,11 @@ import transformers
 from torch import Tensor, nn
 
 import probe_sae.host
-from probe_sae.errors import FormatError, ProbeSaeError
+from probe_sae.errors import EnvironmentProblem, FormatError, ProbeSaeError
 from probe_sae.host import Host, check, hook_maps, load_host, tap
 from probe_sae.host.hook_map import HookMap, TinyModel, Tower
 from probe_sae.host.hook_map_file import read_hook_map
-from probe_sae.host.proof_table import prove, table
+from probe_sae.host.proof_table import needs_others, prove, table
 from probe_sae.host.tiny import example_inputs, tiny_host
 from probe_sae.shipped import shipped
 
@@ -36,9 +36,19 @@ def test_at_least_35_families_are_there_and_each_brings_its_proof() -> None:
     assert [family for family, hook_map in MAPS.items() if not hook_map.tiny] == []
 
 
+def made(hook_map: HookMap, tiny: TinyModel, attention: str | None) -> Host:
+    """Make a tiny host, or skip where its library is one that probe_sae does without."""
+    try:
+        return tiny_host(hook_map, tiny, attention)
+    except EnvironmentProblem as problem:
+        if not needs_others(hook_map):
+            raise
+        pytest.skip(str(problem))
+
+
 @pytest.mark.parametrize(("hook_map", "tiny", "attention"), TINY)
 def test_every_map_is_proven(hook_map: HookMap, tiny: TinyModel, attention: str | None) -> None:
-    host = tiny_host(hook_map, tiny, attention)
+    host = made(hook_map, tiny, attention)
 
     proof = check(host, example_inputs(host, tiny))
 
@@ -55,7 +65,7 @@ def test_every_map_is_proven(hook_map: HookMap, tiny: TinyModel, attention: str 
 def test_a_tap_of_every_site_equals_plain_hooks_bit_for_bit(
     hook_map: HookMap, tiny: TinyModel, attention: str | None
 ) -> None:
-    host = tiny_host(hook_map, tiny, attention)
+    host = made(hook_map, tiny, attention)
     inputs = example_inputs(host, tiny)
     plain: dict[str, list[Any]] = {}
     handles: list[Any] = []
@@ -169,7 +179,7 @@ def test_the_proof_notices_a_wrong_width_and_a_module_that_is_not_there() -> Non
         ('family = "gpt2"', "family = ", "hook map bad.toml"),
         ("4*n_embd", "__import__('os')", "expected numbers and config entries"),
         (', heads = "n_head"', "", "needs heads"),
-        ("transformers:GPT2LMHeadModel", "os:system", "expected transformers:CLASS"),
+        ("transformers:GPT2LMHeadModel", "os:system", "expected one of transformers, "),
         (" == blocks.0.resid_pre", "", "has no ' == '"),
         ("in_place = true", "in_plaice = true", "Near it: in_place"),
         ("in_place = true", 'in_place = "false"', "expected true or false"),
