@@ -25,11 +25,11 @@ from probe_sae.analysis.codes import (
 from probe_sae.devices import device_for
 from probe_sae.errors import SettingsError, StoreError
 from probe_sae.evaluation import held_out, sites_of
-from probe_sae.interop import load_sae
+from probe_sae.interop import as_sae
 from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import progress, say
 from probe_sae.sae import SAE
-from probe_sae.store import RowBlock, Store, open_store
+from probe_sae.store import RowBlock, Store, as_store
 
 BLOCK_ROWS = 8192
 PART_FIRINGS = 1 << 25
@@ -96,8 +96,8 @@ def source_of(
     if rows not in ("held_out", "all"):
         raise SettingsError(f"rows is {rows!r}; expected held_out or all.")
     given = [saes] if isinstance(saes, SAE | str | Path) else list(saes)
-    loaded = tuple(sae if isinstance(sae, SAE) else load_sae(sae) for sae in given)
-    opened = store if isinstance(store, Store) else open_store(store)
+    loaded = tuple(as_sae(sae) for sae in given)
+    opened = as_store(store)
     if not loaded:
         raise SettingsError("no dictionary was given; expected one, or several of one store.")
     if opened.is_shuffled:

@@ -18,7 +18,7 @@ from probe_sae.analysis.host_runs import Runs, batches_of, inputs_of, sites_for
 from probe_sae.analysis.output_changes import Changes, outputs_of
 from probe_sae.errors import SettingsError
 from probe_sae.host import Ablate, Clamp, Host, ReplaceRows, Steer, edit
-from probe_sae.interop import load_sae
+from probe_sae.interop import as_sae
 from probe_sae.progress import progress
 from probe_sae.recording import Batch, Recipe
 from probe_sae.sae import SAE
@@ -170,7 +170,7 @@ class _Bench:
         batch_size: int,
     ) -> None:
         """Run the host once over the inputs."""
-        self.sae = sae if isinstance(sae, SAE) else load_sae(sae)
+        self.sae = as_sae(sae)
         if not self.sae.is_autoencoder or len(self.sae.widths) > 1:
             raise SettingsError(
                 "this dictionary does not write where it reads; effects need one of one site."

@@ -16,7 +16,7 @@ from probe_sae.analysis.code_matrix import check_pool, code_matrix, pooled_codes
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.evaluation import sites_of
 from probe_sae.sae import SAE
-from probe_sae.store import Store
+from probe_sae.store import Store, as_store
 
 MOST_CLASSES = 50
 _COLUMN_ROWS = 1 << 18
@@ -235,8 +235,4 @@ def _classes(labels: NDArray[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
 
 def store_of(rows: Any) -> Store | None:
     """Return the store that was given, opened where it is a path; None for rows themselves."""
-    from probe_sae.store import open_store
-
-    if isinstance(rows, Store):
-        return rows
-    return open_store(rows) if isinstance(rows, (str, Path)) else None
+    return as_store(rows) if isinstance(rows, (Store, str, Path)) else None

@@ -24,7 +24,7 @@ from probe_sae.analysis.probe_examples import (
 from probe_sae.analysis.probe_fits import Split, differences, fit, split_by_group
 from probe_sae.analysis.probe_scores import Chosen, Probes
 from probe_sae.errors import SettingsError
-from probe_sae.interop import load_sae
+from probe_sae.interop import as_sae
 from probe_sae.progress import progress
 from probe_sae.sae import SAE, TopK, make_sae
 from probe_sae.store import Store
@@ -37,7 +37,7 @@ def probe(
     rows: Store | str | Path | Tensor | NDArray[Any],
     labels: Sequence[Any] | NDArray[Any] | Tensor | str,
     *,
-    k: Sequence[int] = (1, 2, 5, 16),
+    k: int | Sequence[int] = (1, 2, 5, 16),
     pool: str | None = None,
     groups: Sequence[Any] | NDArray[Any] | Tensor | str | None = None,
     repeats: int = 5,
@@ -65,7 +65,7 @@ def probe(
         labels: one a row, or one a context of the store: numbers, words or booleans, 2 to 50
             different; None and NaN are left out. Or a name: `class` (of a store's images), or a
             column of the store such as `token`.
-        k: how many inputs the sparse probes have.
+        k: how many inputs the sparse probes have; at most all features.
         pool: None, an example is a row; `mean` or `max`, it is a context (of a tensor: a group)
             whose codes, and activations, are pooled.
         groups: what is never on both sides of a split: `document` (default) or `context` of a
@@ -82,9 +82,8 @@ def probe(
     Source: k-sparse probing, Gurnee et al. 2023; random baselines, "Sanity checks for sparse
     autoencoders", 2026.
     """
-    if not isinstance(sae, SAE):
-        sae = load_sae(sae)
-    sizes = _checked(k, repeats, test)
+    sae = as_sae(sae)
+    sizes = _checked(k, repeats, test, sae.features)
     question = Question(labels, groups, pool, most, seed)
     store = store_of(rows)
     if store is not None:
@@ -95,16 +94,16 @@ def probe(
     return _probed(sae, examples, sizes, repeats, test, seed)
 
 
-def _checked(k: Sequence[int], repeats: int, test: float) -> tuple[int, ...]:
-    sizes = tuple(sorted({int(size) for size in k}))
+def _checked(k: int | Sequence[int], repeats: int, test: float, features: int) -> tuple[int, ...]:
+    sizes = sorted({min(int(size), features) for size in ([k] if isinstance(k, int) else k)})
     if any(size < 1 for size in sizes):
-        raise SettingsError(f"k is {tuple(k)}; expected whole numbers from 1.")
+        raise SettingsError(f"k is {k}; expected whole numbers from 1.")
     if repeats < 2 or not 0 < test < 1:
         raise SettingsError(
             f"repeats is {repeats} and test {test}; expected at least 2 splits (one has no "
             "interval) and a share between 0 and 1."
         )
-    return sizes
+    return tuple(sizes)
 
 
 def _probed(

@@ -12,7 +12,7 @@ from probe_sae.analysis.host_runs import Runs, batches_of, inputs_of, sites_for
 from probe_sae.analysis.varied import Varied
 from probe_sae.errors import SettingsError
 from probe_sae.host import Host
-from probe_sae.interop import load_sae
+from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import Batch
 from probe_sae.sae import SAE
@@ -161,8 +161,7 @@ def _values(
     """Return the features' activation on each input, CSR [inputs, features], and the sites."""
     from scipy.sparse import vstack
 
-    if not isinstance(sae, SAE):
-        sae = load_sae(sae)
+    sae = as_sae(sae)
     inputs = inputs_of(host, given)
     spans = given.spans if isinstance(given, Varied) else None
     if at not in PLACES:

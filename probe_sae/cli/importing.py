@@ -19,6 +19,10 @@ def import_command(
         list[str] | None,
         typer.Option("--set", help="What its files do not say: k, activation, dict_class."),
     ] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option("--site", help="The site it reads, as stores name it; a transcoder: both."),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -28,7 +32,8 @@ def import_command(
     """
     from probe_sae.interop import import_sae
 
-    sae = import_sae(src, out, format=format, force=force, **parsed(assignments or []))
+    more = parsed(assignments or [])
+    sae = import_sae(src, out, format=format, sites=site or (), force=force, **more)
     settings, known = sae.settings, sae.provenance["imported"]
     kind = settings.activation + (f" {settings.k}" if settings.k else "")
     what = "a dictionary" if sae.is_autoencoder else "a transcoder"

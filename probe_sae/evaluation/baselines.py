@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from probe_sae.errors import SettingsError, ShapeError
+from probe_sae.evaluation.held_rows import check_same_sites
 from probe_sae.progress import say
 from probe_sae.sae import (
     OMP,
@@ -251,7 +252,7 @@ def beside_of(sae: SAE, beside: Mapping[str, SAE] | None, taken: set[str]) -> di
 
     Raises:
         ShapeError: one takes other rows.
-        SettingsError: its name is a baseline's already.
+        SettingsError: it is of another site, or its name is a baseline's already.
     """
     found: dict[str, Baseline] = {}
     for name, other in (beside or {}).items():
@@ -260,6 +261,7 @@ def beside_of(sae: SAE, beside: Mapping[str, SAE] | None, taken: set[str]) -> di
                 f"{name!r} takes rows of {other.widths}, the dictionary beside it of {sae.widths}; "
                 "compare dictionaries of the same sites."
             )
+        check_same_sites(sae, other)
         if name in taken:
             raise SettingsError(f"{name!r} is the name of a baseline already; choose another.")
         found[name] = Baseline(other)

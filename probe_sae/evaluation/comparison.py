@@ -1,6 +1,7 @@
 """Two dictionaries of the same rows: what they share, and which explains more."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probe_sae.errors import SettingsError, ShapeError
+from probe_sae.errors import ShapeError
 from probe_sae.evaluation.formulas import figures
-from probe_sae.evaluation.held_rows import held_out, mean_of, rows_of, sites_of
+from probe_sae.evaluation.held_rows import check_same_sites, held_out, mean_of, rows_of, sites_of
 from probe_sae.evaluation.intervals import Interval, interval_of_mean, percentiles, resamples_of
 from probe_sae.evaluation.matching import (
     Matches,
@@ -21,9 +22,10 @@ from probe_sae.evaluation.matching import (
     random_like,
 )
 from probe_sae.evaluation.row_sums import RowSums, blocks_of
+from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.sae import SAE
-from probe_sae.store import Store
+from probe_sae.store import Store, as_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,12 +78,17 @@ class Comparison:
 
 @torch.no_grad()
 def compare(
-    a: SAE, b: SAE, store: Store | None = None, *, resamples: int = 1000, seed: int = 0
+    a: SAE | str | Path,
+    b: SAE | str | Path,
+    store: Store | str | Path | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Comparison:
     """Compare two dictionaries, also of different sizes and architectures.
 
     Args:
-        a: one.
+        a: one, or its folder.
         b: another of rows of the same width.
         store: with it, activations and reconstructions are compared on rows that neither was
             trained on.
@@ -92,6 +99,7 @@ def compare(
         ShapeError: they take rows of different widths.
         SettingsError: they were trained on different sites.
     """
+    a, b = as_sae(a), as_sae(b)
     if a.widths != b.widths or a.d_out != b.d_out:
         raise ShapeError(
             f"the dictionaries take rows of {a.widths} and {b.widths}; compare dictionaries of the "
@@ -116,21 +124,9 @@ def compare(
         shared=shared,
         encoder_cosine=encoder_cosine,
     )
-    return found if store is None else _on_rows(found, a, b, store, (resamples, seed))
-
-
-def check_same_sites(a: SAE, b: SAE) -> None:
-    """Refuse dictionaries of different sites: their directions lie in different spaces.
-
-    Raises:
-        SettingsError: both say their sites, and they differ.
-    """
-    one, other = a.provenance.get("sites"), b.provenance.get("sites")
-    if one and other and list(one) != list(other):
-        raise SettingsError(
-            f"one dictionary is of {', '.join(one)}, the other of {', '.join(other)}: rows of "
-            "different sites cannot be set beside each other. `analyse` takes both together."
-        )
+    if store is None:
+        return found
+    return _on_rows(found, a, b, as_store(store), (resamples, seed))
 
 
 def _encoders(

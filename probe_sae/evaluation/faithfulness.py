@@ -30,11 +30,11 @@ from probe_sae.evaluation.host_loss import LOSS_CONTEXTS, HostSums, host_figures
 from probe_sae.evaluation.intervals import Interval, intervals_of, resamples_of, row_intervals
 from probe_sae.evaluation.row_sums import RowSums, blocks_of, fitting_blocks
 from probe_sae.host import Host
-from probe_sae.interop import load_sae
+from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import Recipe, load_dataset
 from probe_sae.sae import SAE
-from probe_sae.store import Store, open_store, stream_of
+from probe_sae.store import Store, as_store, stream_of
 from probe_sae.training import warn_of_scale
 
 BASELINE_ROWS = 65_536
@@ -93,9 +93,8 @@ def evaluate(
         ShapeError: the store's rows are not d_model long.
         SettingsError: the host or the recipe is not the one recorded, or a number makes no sense.
     """
-    if not isinstance(sae, SAE):
-        sae = load_sae(sae)
-    opened = store if isinstance(store, Store) else open_store(store)
+    sae = as_sae(sae)
+    opened = as_store(store)
     sites = sites_of(sae, opened)
     held = held_out(sae, opened)
     ground = _Ground(opened, sites, held, mean_of(opened, sites), seed)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probe_sae.errors import ShapeError
+from probe_sae.errors import SettingsError, ShapeError, SiteNotFound
 from probe_sae.progress import progress, say
 from probe_sae.sae import SAE
 from probe_sae.store import Store, held_out_contexts
@@ -23,7 +23,14 @@ def sites_of(sae: SAE, store: Store) -> list[str]:
         SiteNotFound: the store lacks one of them.
         ShapeError: rows are not as long as those that the dictionary takes.
     """
-    sites = [store.site(name) for name in sae.provenance.get("sites") or [None]]
+    names = sae.provenance.get("sites")
+    if not names and len(store.sites) > 1:
+        raise SiteNotFound(
+            f"{store.folder} has {len(store.sites)} sites: {', '.join(store.sites)}; which of them "
+            "this dictionary is of, it does not say. Say it: load_sae(path, sites=[...]), or "
+            "`probe-sae import ... --site`."
+        )
+    sites = [store.site(name) for name in names or [None]]
     widths = tuple(site.width for site in sites)
     if widths != sae.widths:
         raise ShapeError(
@@ -32,6 +39,20 @@ def sites_of(sae: SAE, store: Store) -> list[str]:
             f"{' + '.join(map(str, sae.widths))}."
         )
     return [site.name for site in sites]
+
+
+def check_same_sites(a: SAE, b: SAE) -> None:
+    """Refuse dictionaries of different sites: their directions lie in different spaces.
+
+    Raises:
+        SettingsError: both say their sites, and they differ.
+    """
+    one, other = a.provenance.get("sites"), b.provenance.get("sites")
+    if one and other and list(one) != list(other):
+        raise SettingsError(
+            f"one dictionary is of {', '.join(one)}, the other of {', '.join(other)}: rows of "
+            "different sites cannot be set beside each other. `analyse` takes both together."
+        )
 
 
 def held_out(sae: SAE, store: Store) -> NDArray[np.bool_]:

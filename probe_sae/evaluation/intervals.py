@@ -29,7 +29,9 @@ def resamples_of(blocks: int, resamples: int, seed: int) -> Array:
         SettingsError: fewer than 2 resamples are asked for.
     """
     if resamples < 2:
-        raise SettingsError(f"resamples is {resamples}; expected at least 2, better 1000.")
+        raise SettingsError(
+            f"resamples is {resamples}; expected at least 2, better 1000; 0 leaves intervals out."
+        )
     generator = np.random.default_rng([seed, 2])
     return generator.multinomial(blocks, [1 / blocks] * blocks, resamples).astype(np.float64)
 

@@ -1,6 +1,7 @@
 """Monosemanticity score: how alike the images are that fire a feature, in exact linear form."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch.nn.functional import normalize
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.evaluation.held_rows import held_out, rows_of, sites_of
 from probe_sae.evaluation.intervals import Interval, interval_of_mean
+from probe_sae.interop import as_sae
 from probe_sae.sae import SAE, SparseCodes
-from probe_sae.store import Store
+from probe_sae.store import Store, as_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +132,7 @@ class MonosemanticityMeter:
 
 @torch.no_grad()
 def monosemanticity(
-    codes: Tensor | SparseCodes | tuple[SAE, Store],
+    codes: Tensor | SparseCodes | tuple[SAE | str | Path, Store | str | Path],
     embeddings: Tensor,
     *,
     features: int | None = None,
@@ -153,7 +155,8 @@ def monosemanticity(
         SettingsError: the size is missing, or the store is shuffled.
     """
     if isinstance(codes, tuple) and not isinstance(codes, SparseCodes):
-        meter = _of_store(*codes, embeddings)
+        sae, store = codes
+        meter = _of_store(as_sae(sae), as_store(store), embeddings)
     else:
         if isinstance(codes, SparseCodes) and features is None:
             raise SettingsError("sparse codes do not say how many features there are: give it.")

@@ -1,6 +1,7 @@
 """Which features of a small dictionary split into which of a larger one."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +11,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from probe_sae.errors import SettingsError, ShapeError
-from probe_sae.evaluation.comparison import check_same_sites, unseen_by_both
-from probe_sae.evaluation.held_rows import rows_of, sites_of
+from probe_sae.evaluation.comparison import unseen_by_both
+from probe_sae.evaluation.held_rows import check_same_sites, rows_of, sites_of
 from probe_sae.evaluation.intervals import Interval, interval_of_mean
 from probe_sae.evaluation.matching import random_like
+from probe_sae.interop import as_sae
 from probe_sae.sae import SAE
-from probe_sae.store import Store
+from probe_sae.store import Store, as_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,9 +75,9 @@ class Splitting:
 
 @torch.no_grad()
 def splitting(
-    small: SAE,
-    large: SAE,
-    store: Store | None = None,
+    small: SAE | str | Path,
+    large: SAE | str | Path,
+    store: Store | str | Path | None = None,
     *,
     cosine: float = 0.5,
     share: float = 0.3,
@@ -85,7 +87,7 @@ def splitting(
     """Find what became of the features of a small dictionary in a larger one.
 
     Args:
-        small: the one with fewer features.
+        small: the one with fewer features, or its folder.
         large: the one with more, of the same rows.
         store: with it, features must also fire together, on rows that neither was trained on.
         cosine: over which directions are akin.
@@ -97,6 +99,8 @@ def splitting(
         SettingsError: the first dictionary is larger, or a threshold is out of range.
         ShapeError: they take rows of different widths.
     """
+    small, large = as_sae(small), as_sae(large)
+    store = None if store is None else as_store(store)
     if small.features > large.features:
         raise SettingsError(
             f"the small dictionary has {small.features} features, the large one {large.features}; "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from probe_sae.errors import SettingsError
 from probe_sae.evaluation.comparison import SHARED, Comparison, compare
 from probe_sae.evaluation.intervals import Interval
 from probe_sae.evaluation.matching import are_signed, nearest
+from probe_sae.interop import as_sae
 from probe_sae.sae import SAE
 from probe_sae.store import Store
 
@@ -77,8 +79,8 @@ class Stability:
 
 @torch.no_grad()
 def stability(
-    saes: Sequence[SAE],
-    store: Store | None = None,
+    saes: Sequence[SAE | str | Path],
+    store: Store | str | Path | None = None,
     *,
     threshold: float = SHARED,
     resamples: int = 1000,
@@ -87,7 +89,7 @@ def stability(
     """Compare dictionaries of the same size that differ in their seed, each with each.
 
     Args:
-        saes: at least two; three or more give a range.
+        saes: at least two, or their folders; three or more give a range.
         store: with it, activations are compared too, as by `compare`.
         threshold: cosine from which on a feature is found again.
         resamples: for the intervals of the pairs.
@@ -97,6 +99,9 @@ def stability(
         SettingsError: there are fewer than two, or their sizes differ.
         ShapeError: they take rows of different widths.
     """
+    if not -1 <= threshold <= 1:
+        raise SettingsError(f"threshold is {threshold}; a cosine lies between -1 and 1.")
+    saes = [as_sae(sae) for sae in saes]
     sizes = {sae.features for sae in saes}
     if len(saes) < 2 or len(sizes) != 1:
         raise SettingsError(

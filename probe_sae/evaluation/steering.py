@@ -9,7 +9,7 @@ import torch
 
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host import Ablate, Clamp, Host, Steer, edit
-from probe_sae.interop import load_sae
+from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import frame_of
 from probe_sae.sae import SAE
@@ -61,8 +61,7 @@ def steer(
         SiteNotFound: the host has no such site.
         ShapeError: the site's rows are not what the dictionary takes.
     """
-    if not isinstance(sae, SAE):
-        sae = load_sae(sae)
+    sae = as_sae(sae)
     if mode not in MODES:
         raise SettingsError(f"mode is {mode!r}; expected {', '.join(MODES)}.")
     if not 0 <= feature < sae.features:

@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from probe_sae.errors import FormatError
+from probe_sae.errors import FormatError, SettingsError
 from probe_sae.interop.formats import FORMATS, format_named, format_of
 from probe_sae.interop.reading import read_json
 from probe_sae.interop.source import Source
@@ -23,13 +24,14 @@ WRITABLE = ("plain", *(name for name, kind in FORMATS.items() if kind.write is n
 _NOTE = "probe_sae.json"
 
 
-def load_sae(path: str | Path, **options: Any) -> SAE:
+def load_sae(path: str | Path, *, sites: Sequence[str] = (), **options: Any) -> SAE:
     """Return the dictionary in a folder or file: ours, or another library's.
 
     Args:
         path: a folder as `train` writes it, or a checkpoint of SAELens, sparsify,
             dictionary_learning, Gemma Scope, OpenAI and others (`probe-sae guide exchange`); or
             one on the hub, `hf:user/name/folder@revision`, `saelens:RELEASE/ID`.
+        sites: of a store, that it reads (a transcoder: and reconstructs), where it does not say.
         options: what the files of some do not say: `k`, `activation`, `dict_class`, `transcoder`.
 
     Raises:
@@ -38,9 +40,41 @@ def load_sae(path: str | Path, **options: Any) -> SAE:
         SettingsError: an option that there is not.
     """
     path = _at_hand(path)
-    if _is_ours(path):
-        return load_ours(path)
-    return read_foreign(path, None, options)
+    sae = load_ours(path) if _is_ours(path) else read_foreign(path, None, options)
+    _say_sites(sae, sites)
+    return sae
+
+
+def as_sae(sae: object) -> SAE:
+    """Return a dictionary that is given, or that lies where a path says.
+
+    Raises:
+        SettingsError: it is neither.
+        FormatError: see `load_sae`.
+    """
+    if isinstance(sae, SAE):
+        return sae
+    if not isinstance(sae, (str, Path)):
+        raise SettingsError(f"expected a dictionary, or its folder; got {type(sae).__name__}.")
+    return load_sae(sae)
+
+
+def _say_sites(sae: SAE, sites: Sequence[str]) -> None:
+    """Let a dictionary say which sites of a store it reads, where a caller does."""
+    if not sites:
+        return
+    names = [sites] if isinstance(sites, str) else list(sites)
+    known = sae.provenance.get("sites") or names
+    if list(known) != names:
+        raise SettingsError(
+            f"the dictionary was trained on {', '.join(known)}, not on {', '.join(names)}."
+        )
+    if len(names) != len(sae.widths):
+        raise SettingsError(
+            f"the dictionary takes {len(sae.widths)} site{'s' * (len(sae.widths) > 1)}; got "
+            f"{len(names)}: {', '.join(names)}."
+        )
+    sae.provenance["sites"] = names
 
 
 def _at_hand(path: str | Path) -> Path:
@@ -87,6 +121,7 @@ def import_sae(
     out: str | Path,
     *,
     format: str | None = None,
+    sites: Sequence[str] = (),
     force: bool = False,
     **options: Any,
 ) -> PlainSAE:
@@ -96,6 +131,7 @@ def import_sae(
         path: its file or folder.
         out: the folder to write.
         format: its format, where it is not to be looked for.
+        sites: see `load_sae`.
         force: replace a finished `out`.
         options: see `load_sae`.
 
@@ -107,6 +143,7 @@ def import_sae(
     if _is_ours(path) and path.exists():
         raise FormatError(f"{path} is a dictionary of ours already; use it as it is.")
     sae = read_foreign(path, format, options)
+    _say_sites(sae, sites)
     with whole_folder(out, force=force, marks=("sae.safetensors",)) as folder:
         save_sae(folder, sae)
     return sae
@@ -136,7 +173,7 @@ def export_sae(
         SettingsError: the format has nothing like this dictionary.
         OutputExists: `out` is there already.
     """
-    sae = sae if isinstance(sae, SAE) else load_sae(sae)
+    sae = as_sae(sae)
     write = None if format == "plain" else format_named(format).write
     if write is None and format != "plain":
         raise FormatError(f"{format} is read only; written are {', '.join(WRITABLE)}.")

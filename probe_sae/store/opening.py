@@ -57,6 +57,19 @@ def open_store(path: str | Path) -> Store:
     return Store(folder, manifest, shards)
 
 
+def as_store(store: object) -> Store:
+    """Return a store that is given, or that lies where a path says.
+
+    Raises:
+        StoreError: it is neither; see `open_store`.
+    """
+    if isinstance(store, Store):
+        return store
+    if not isinstance(store, (str, Path)):
+        raise StoreError(f"expected a store, or its folder; got {type(store).__name__}.")
+    return open_store(store)
+
+
 def join_stores(stores: Iterable[Store | str | Path]) -> Store:
     """Return several stores of the same sites of the same host as one; nothing is copied.
 

@@ -349,3 +349,17 @@ def test_overcomplete_has_to_be_told_what_chooses(tmp_path: Path) -> None:
     assert isinstance(sae, PlainSAE)
     assert close(sae.encode(r.rows()), r.kept(pre, 3))
     assert close(sae(r.rows()), r.kept(pre, 3) @ atoms)
+
+
+def test_the_site_is_said_where_the_files_do_not(tmp_path: Path) -> None:
+    r.saelens("standard")(tmp_path / "a")
+
+    sae = ps.load_sae(tmp_path / "a", sites=["blocks.3.resid_post"])
+    ps.import_sae(tmp_path / "a", tmp_path / "b", sites=["blocks.3.resid_post"])
+
+    assert sae.provenance["sites"] == ["blocks.3.resid_post"]
+    assert ps.load_sae(tmp_path / "b").provenance["sites"] == ["blocks.3.resid_post"]
+    with pytest.raises(SettingsError, match="takes 1 site; got 2"):
+        ps.load_sae(tmp_path / "a", sites=["x", "y"])
+    with pytest.raises(SettingsError, match=r"trained on blocks\.3\.resid_post, not on y"):
+        ps.load_sae(tmp_path / "b", sites=["y"])
