@@ -15,10 +15,11 @@ def main() -> None:
     # Read when torch is imported. Its idle threads otherwise wait by counting, on a core that our
     # own threads or other programs could use: on a busy machine steps took two to ten times longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from probe_sae.cli.app import app
     from probe_sae.errors import ProbeSaeError
 
     try:
+        from probe_sae.cli.app import app  # a second of imports, in which Ctrl-C may come as well
+
         code: Any = app(standalone_mode=False)
     except KeyboardInterrupt:
         code = 130
