@@ -167,15 +167,19 @@ def good_starts(analysis: Analysis, count: int = 6) -> list[int]:
     """Return features to look at first: from rare to dense, the clearest of each part.
 
     That is the feature with the largest share of its commonest token times log2 of the token's
-    lift, among those that fire at least ten times.
+    lift, among those that fire at least ten times; of images without classes, the one whose label
+    fits best.
     """
     features = analysis.columns
     usable = np.flatnonzero((features.firings >= 10) & np.isfinite(features.max))
-    if usable.size == 0 or features.token_shares.shape[1] == 0:
-        return usable[:count].tolist()
-    share = np.nan_to_num(features.token_shares[usable, 0])
-    lift = np.maximum(np.nan_to_num(features.token_lifts[usable, 0], posinf=1), 1)
-    score = share * np.log2(lift)
+    if usable.size == 0:
+        return []
+    if features.token_shares.shape[1] and features.token_shares[usable, 0].any():
+        share = np.nan_to_num(features.token_shares[usable, 0])
+        lift = np.maximum(np.nan_to_num(features.token_lifts[usable, 0], posinf=1), 1)
+        score = share * np.log2(lift)
+    else:
+        score = np.nan_to_num(analysis.labels.balanced_accuracy[usable])
     order = np.argsort(features.density[usable], kind="stable")
     parts = [part for part in np.array_split(order, count) if part.size]
     return [int(usable[part[np.argmax(score[part])]]) for part in parts]

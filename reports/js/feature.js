@@ -79,6 +79,35 @@
     return el("div", { class: "note" }, star, label, text);
   }
 
+  // What stands in relation to the feature.
+  const relatives = (feature, counterpart) => [
+    panels.related(
+      "Fire together",
+      ["Features that fire on the same rows, by ", probe.term("phi", "phi"), "."],
+      feature.cofiring,
+      (pair) => pair[1],
+      (pair) => `${probe.number(pair[2])} rows on which both fire`,
+    ),
+    panels.related(
+      "In the next site",
+      ["Features of the next dictionary that fire on the same rows, by ", probe.term("phi", "phi"), "."],
+      feature.followed,
+      (pair) => pair[1],
+      (pair) => `phi ${probe.number(pair[1])}`,
+    ),
+    panels.places(feature),
+    panels.neurons(feature),
+    panels.related(
+      "Nearest directions",
+      "Cosine of the decoder directions.",
+      feature.nearest,
+      (pair) => pair[1],
+      (pair) => `cosine ${probe.number(pair[1], 4)}`,
+    ),
+    counterpart,
+    panels.miniMap(feature),
+  ];
+
   // A patch of a fine grid is too small to be seen in the whole image.
   const usualZoom = () => (Math.max(...(probe.report.manifest.layout.grid || [1])) > 12 ? "3" : "1");
 
@@ -136,6 +165,7 @@
     addEventListener("keydown", keys);
     probe.leave = () => removeEventListener("keydown", keys);
     document.title = `#${id} ${probe.notes.get(id).label || (probe.labelOf(id).isClear && probe.labelOf(id).text) || probe.tokensOf(id).slice(0, 3).join(" · ")} · probe_sae`;
+    const isText = probe.report.manifest.kind === "text";
     return el(
       "div",
       { class: "page feature" },
@@ -143,7 +173,7 @@
       noteForm(id),
       el(
         "div",
-        { class: "split" },
+        { class: isText ? "split" : "split wide-examples" },
         el(
           "div",
           { class: "left" },
@@ -157,32 +187,9 @@
           panels.label(feature),
           panels.statistics(feature),
           panels.tokenTable(feature, vocabulary),
-          panels.related(
-            "Fire together",
-            ["Features that fire on the same rows, by ", probe.term("phi", "phi"), "."],
-            feature.cofiring,
-            (pair) => pair[1],
-            (pair) => `${probe.number(pair[2])} rows on which both fire`,
-          ),
-          panels.related(
-            "In the next site",
-            ["Features of the next dictionary that fire on the same rows, by ", probe.term("phi", "phi"), "."],
-            feature.followed,
-            (pair) => pair[1],
-            (pair) => `phi ${probe.number(pair[1])}`,
-          ),
-          panels.places(feature),
-          panels.neurons(feature),
-          panels.related(
-            "Nearest directions",
-            "Cosine of the decoder directions.",
-            feature.nearest,
-            (pair) => pair[1],
-            (pair) => `cosine ${probe.number(pair[1], 4)}`,
-          ),
-          counterpart,
-          panels.miniMap(feature),
+          isText && relatives(feature, counterpart),
         ),
+        !isText && el("div", { class: "under" }, relatives(feature, counterpart)),
       ),
     );
   };

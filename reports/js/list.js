@@ -9,7 +9,7 @@
     ["id", "Feature", "Number of the feature"],
     [
       null,
-      "Label, commonest tokens",
+      "Label",
       "Your label or one that was made, and the commonest tokens (or classes) of its firings",
     ],
     ["fit", "Fit", "balanced_accuracy"],
@@ -86,7 +86,9 @@
     function drawHeads() {
       const sort = state.sort || "-density";
       heads.replaceChildren(
-        ...COLUMNS.map(([name, text, meaning]) => {
+        ...COLUMNS.map(([name, heading, meaning]) => {
+          const { marks } = probe.report;
+          const text = heading === "Label" && marks ? `Label, commonest ${marks.many}` : heading;
           const active = name && sort.replace("-", "") === name;
           const direction = sort.startsWith("-") ? "descending" : "ascending";
           const tip = probe.report.manifest.definitions[meaning] || meaning;

@@ -17,6 +17,7 @@
 
   probe.modules = async function () {
     const { modules, alive, structure } = probe.report.manifest;
+    const { marks } = probe.report;
     document.title = "Modules · probe_sae";
     const inside = modules.reduce((sum, { size }) => sum + size, 0);
     return el(
@@ -26,7 +27,7 @@
       el("p", {
         class: "lead",
         text: modules.length
-          ? `${probe.number(modules.length)} communities of features that fire on the same rows more than chance would have it. ${probe.number(inside)} of ${probe.number(alive)} features that fire belong to one. Each is shown with the tokens that are commonest for most of its members.`
+          ? `${probe.number(modules.length)} communities of features that fire on the same rows more than chance would have it. ${probe.number(inside)} of ${probe.number(alive)} features that fire belong to one.${marks ? ` Each is shown with the ${marks.many} that are commonest for most of its members.` : ""}`
           : "No community of features that fire together was found.",
       }),
       Number.isFinite(structure.modularity) &&

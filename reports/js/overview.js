@@ -84,6 +84,7 @@
 
   function starts(ids) {
     if (ids.length === 0) return null;
+    const { marks } = probe.report;
     const list = el(
       "ul",
       { class: "start" },
@@ -107,7 +108,7 @@
       el("h2", { text: "Good places to start" }),
       el("p", {
         class: "quiet",
-        text: "From the rarest to the densest features; in each part, the one most about a single token. Chosen to be clear, so not typical: open one at random for a fair look.",
+        text: `From the rarest to the densest features; in each part, the one ${marks ? `most about a single ${marks.one}` : "whose label fits best"}. Chosen to be clear, so not typical: open one at random for a fair look.`,
       }),
       list,
     );

@@ -15,9 +15,18 @@
       baked: notes,
       count: manifest.features,
       labels: manifest.features ? text.split("\n") : [],
+      marks: marksOf(manifest, text),
     };
     return probe.report;
   };
+
+  // What rows are told apart by: tokens, or the classes of images; null for images without any.
+  const marksOf = ({ kind }, text) =>
+    kind === "text"
+      ? { one: "token", many: "tokens" }
+      : text.includes("\u001f")
+        ? { one: "class", many: "classes" }
+        : null;
 
   // The commonest tokens of a feature, as a reader sees them.
   probe.tokensOf = (feature) => (probe.report.labels[feature] || "").split("\u001f").slice(1);

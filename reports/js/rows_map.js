@@ -78,7 +78,7 @@
     const { input, position } = maps.columns;
     if (input.length === 0) return null;
     const isText = probe.report.manifest.kind === "text";
-    const usual = isText ? "kind" : "class";
+    const usual = isText ? "kind" : probe.report.marks ? "class" : "input";
     const canvas = el("canvas", {
       class: "rows-canvas",
       tabindex: "0",
@@ -236,10 +236,10 @@
     };
     field.addEventListener("input", () => set({ f: probe.featureIn(field.value.trim().replace("#", "")) }));
     const colours = [
-      [usual, isText ? "kind of token" : "class"],
+      usual !== "input" && [usual, isText ? "kind of token" : "class"],
       ["input", isText ? "text" : "image"],
       ["feature", "feature"],
-    ];
+    ].filter(Boolean);
     read(null);
     recolour();
     return el(

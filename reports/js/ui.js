@@ -96,7 +96,15 @@
       .tokensOf(feature)
       .slice(0, shown)
       .map((text) => probe.chip(text));
-    const nothing = chips.length === 0 && !own && !made.isClear;
+    const { index, marks } = probe.report;
+    const nothing =
+      chips.length || own || made.isClear
+        ? ""
+        : index.firings[feature] === 0
+          ? "dead"
+          : marks
+            ? `no ${marks.many}`
+            : "";
     return el(
       "span",
       { class: "name" },
@@ -104,8 +112,7 @@
         ? el("bdi", { class: "own-label", text: own })
         : made.isClear && el("bdi", { class: "label", text: made.text }),
       chips,
-      nothing &&
-        el("span", { class: "quiet", text: probe.report.index.firings[feature] ? "no tokens" : "dead" }),
+      nothing && el("span", { class: "quiet", text: nothing }),
     );
   };
 
