@@ -24,7 +24,7 @@ def read_llama_scope(source: Source) -> PlainSAE:
     """
     config = source.config("hyperparams.json")
     weights = source.read("checkpoints/final.safetensors")
-    W_enc, b_enc, W_dec, b_dec = _linear(weights)
+    linear = _linear(weights)
     try:
         length = float(config["dataset_average_activation_norm"]["in"])
         threshold = float(config["jump_relu_threshold"])
@@ -32,17 +32,10 @@ def read_llama_scope(source: Source) -> PlainSAE:
         raise FormatError(f"{source.path}/hyperparams.json is damaged: {problem!r}") from problem
     if not length > 0:
         raise FormatError(f"{source.path}/hyperparams.json: rows of mean length {length}.")
-    scale = W_enc.shape[1] ** 0.5 / length
+    scale = linear[0].shape[1] ** 0.5 / length
     # the published threshold is of unscaled pre-activations: SAELens multiplies it with the scale
-    limits = torch.full((len(W_enc),), threshold * scale)
-    sae = assemble(
-        W_enc * scale,
-        b_enc,
-        W_dec / scale,
-        b_dec / scale,
-        activation="jumprelu",
-        threshold=limits,
-    )
+    limits = torch.full((len(linear[0]),), threshold * scale)
+    sae = _jumping(linear, scale, limits)
     sae.provenance = provenance_of({"format": "llama_scope"}, site=config.get("hook_point_in"))
     return sae
 
@@ -59,7 +52,7 @@ def read_llama_scope_2(source: Source) -> PlainSAE:
         FormatError: it is damaged, or does not say how its rows were scaled.
     """
     weights, config = source.weights, source.config()
-    W_enc, b_enc, W_dec, b_dec = _linear(weights)
+    linear = _linear(weights)
     hook = config.get("hook_point_in")
     length = weights.number(f"dataset_average_activation_norm.{hook}")
     if config.get("norm_activation") in ("dataset-wise", None) and length is None:
@@ -67,16 +60,9 @@ def read_llama_scope_2(source: Source) -> PlainSAE:
             f"{source.path} does not say how long the rows were that it was trained on "
             "(dataset_average_activation_norm); its codes cannot be known."
         )
-    scale = W_enc.shape[1] ** 0.5 / length if length else 1.0
-    limits = weights.take("log_jumprelu_threshold", len(W_enc)).exp()
-    sae = assemble(
-        W_enc * scale,
-        b_enc,
-        W_dec / scale,
-        b_dec / scale,
-        activation="jumprelu",
-        threshold=limits,
-    )
+    scale = linear[0].shape[1] ** 0.5 / length if length else 1.0
+    limits = weights.take("log_jumprelu_threshold", len(linear[0])).exp()
+    sae = _jumping(linear, scale, limits)
     sae.provenance = provenance_of({"format": "llama_scope_2"}, site=hook)
     return sae
 
@@ -210,4 +196,19 @@ def _linear(
         weights.take(f"{encoder}.bias", many),
         weights.take(f"{decoder}.weight", d_in, many).T,
         weights.take(f"{decoder}.bias", d_in),
+    )
+
+
+def _jumping(
+    linear: tuple[Tensor, Tensor, Tensor, Tensor], scale: float, threshold: Tensor
+) -> PlainSAE:
+    """Return a JumpReLU dictionary for raw rows, of weights for rows times a scale."""
+    W_enc, b_enc, W_dec, b_dec = linear
+    return assemble(
+        W_enc * scale,
+        b_enc,
+        W_dec / scale,
+        b_dec / scale,
+        activation="jumprelu",
+        threshold=threshold,
     )
