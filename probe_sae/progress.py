@@ -1,23 +1,38 @@
-"""Progress bars on stderr: a rate and a time to go, and silence where nobody watches."""
+"""Progress bars on stderr or in a notebook: a rate and a time to go; silence where nobody watches.
+
+rich's own bar for notebooks needs ipywidgets, which not everybody has; HTML's needs nothing.
+"""
 
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from html import escape
+from typing import Any
 
 Advance = Callable[[int], None]
+_SECONDS_BETWEEN = 0.5
+"""Of two pictures of a notebook's bar."""
 
 
 @contextmanager
 def progress(what: str, total: int | None, unit: str = "rows") -> Generator[Advance]:
     """Show a bar while the block runs; the block calls what it gets with each number done.
 
-    Nothing is printed where stderr is no terminal.
+    Nothing is printed where stderr is neither a terminal nor a notebook's.
 
     Args:
         what: the work, as a verb: `"capture"`.
         total: how much there is, or None when nobody knows.
         unit: what is counted.
     """
+    if in_notebook():
+        bar = _NotebookBar(what, total, unit)
+        try:
+            yield bar.advance
+        finally:
+            bar.draw()
+        return
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -52,3 +67,42 @@ def progress(what: str, total: int | None, unit: str = "rows") -> Generator[Adva
 def say(message: str) -> None:
     """Print one line for a person on stderr, so that stdout stays free for results."""
     print(message, file=sys.stderr, flush=True)
+
+
+def in_notebook() -> bool:
+    """Return whether this process is a notebook's kernel."""
+    ipython: Any = sys.modules.get("IPython")  # a kernel has imported it
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
+class _NotebookBar:
+    """A bar below the cell, drawn anew as it goes on."""
+
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
+        from IPython import display  # pyright: ignore[reportMissingImports]
+
+        self._display: Any = display
+        self._what, self._total, self._unit, self._done = what, total, unit, 0
+        self._began = self._drawn = time.monotonic()
+        self._shown: Any = self._display.display(self._picture(), display_id=True)
+
+    def advance(self, done: int) -> None:
+        self._done += done
+        if time.monotonic() - self._drawn > _SECONDS_BETWEEN:
+            self.draw()
+
+    def draw(self) -> None:
+        self._drawn = time.monotonic()
+        self._shown.update(self._picture())
+
+    def _picture(self) -> Any:
+        seconds = time.monotonic() - self._began
+        rate = self._done / seconds if seconds > 0 else 0.0
+        text = f"{self._done:,} {self._unit}, {rate:,.0f}/s" if self._done else ""
+        bar = "<progress></progress>"
+        if self._total:
+            bar = f"<progress value='{self._done}' max='{self._total}'></progress>"
+            left = (self._total - self._done) / rate if rate else 0.0
+            text += f", {left:,.0f} s to go" if left > 0 else ""
+        return self._display.HTML(f"{escape(self._what)} {bar} {escape(text)}")

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from probe_sae.analysis.head import read_head
 from probe_sae.errors import FormatError
 from probe_sae.outputs import refuse_partial
+from probe_sae.shown import Fact, Shown
 from probe_sae.store.hdf5 import open_checked
 
 FORMAT = "probe_sae.codes"
@@ -98,7 +99,7 @@ class Rows:
     pos: NDArray[np.int64]
 
 
-class Codes:
+class Codes(Shown):
     """Finished codes; `open_codes` makes one. Opening reads no codes."""
 
     def __init__(self, folder: Path, info: dict[str, Any]) -> None:
@@ -114,6 +115,14 @@ class Codes:
             f"Codes({str(self.folder)!r}: {self.firings:,} firings of {self.features:,} features "
             f"on {self.rows:,} rows)"
         )
+
+    def _facts(self) -> list[Fact]:
+        return [
+            Fact("codes", self.folder),
+            Fact("features", self.features),
+            Fact("rows", self.rows),
+            Fact("firings", self.firings),
+        ]
 
     def total(self) -> NDArray[np.float64]:
         """Return the sum of all activations of each feature, [features]."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis import pair_loops
 from probe_sae.analysis.by_feature import ByFeature, in_pieces
+from probe_sae.shown import Shown
 
 EXACT_FEATURES = 32_768
 """Features up to which every pair is counted exactly; 4 bytes a pair, 2 GiB at most."""
@@ -33,8 +34,8 @@ class Partners(NamedTuple):
     """[features, n] rows on which both fire."""
 
 
-@dataclass(frozen=True)
-class Pairs:
+@dataclass(frozen=True, repr=False)
+class Pairs(Shown):
     """The strongest pairs of each feature, by feature and then from the largest phi on."""
 
     first: NDArray[np.int64]

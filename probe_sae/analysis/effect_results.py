@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from probe_sae.analysis.output_changes import Changes
 from probe_sae.analysis.result import visible
 from probe_sae.host import Host
+from probe_sae.shown import Shown
 
 
 class Shifted(NamedTuple):
@@ -15,8 +16,8 @@ class Shifted(NamedTuple):
     change: float
 
 
-@dataclass(frozen=True)
-class HostEffect:
+@dataclass(frozen=True, repr=False)
+class HostEffect(Shown):
     """What one edit did."""
 
     feature: int
@@ -41,8 +42,8 @@ class HostEffect:
     control: "HostEffect | None" = None
 
 
-@dataclass(frozen=True)
-class Effects:
+@dataclass(frozen=True, repr=False)
+class Effects(Shown):
     """What edits of features did to the output; each beside its control."""
 
     mode: str

@@ -1,6 +1,7 @@
 """Pieces of text around a token, for a language model: what it learns from, and is asked about."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,18 @@ class Questions:
     """[excerpts]"""
 
 
+def excerpts(inputs: TextInputs, context: NDArray[Any], position: NDArray[Any]) -> list[Excerpt]:
+    """Return the text around some tokens.
+
+    Args:
+        inputs: the contexts.
+        context: [tokens] index into them.
+        position: [tokens] place in the context.
+    """
+    places = zip(context.tolist(), position.tolist(), strict=True)
+    return [_excerpt(inputs, *place) for place in places]
+
+
 def examples_of(
     feature: int,
     firings: SampledFirings,
@@ -68,8 +81,8 @@ def examples_of(
     shown = shown[np.argsort(-firings.value[shown], kind="stable")]
     quiet = _some(_quiet_rows(feature, background, seed, scoring=False), count, generator)
     return (
-        _excerpts(inputs, firings.context[shown], firings.position[shown]),
-        _excerpts(inputs, background.context[quiet], background.position[quiet]),
+        excerpts(inputs, firings.context[shown], firings.position[shown]),
+        excerpts(inputs, background.context[quiet], background.position[quiet]),
     )
 
 
@@ -98,7 +111,7 @@ def questions_of(
     position = np.concatenate([firings.position[own], background.position[quiet]])
     order = generator.permutation(len(context))
     return Questions(
-        _excerpts(inputs, context[order], position[order]),
+        excerpts(inputs, context[order], position[order]),
         order < len(own),
         context[order],
     )
@@ -128,13 +141,6 @@ def _some(
     places: NDArray[np.int64], count: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
     return generator.permutation(places)[:count]
-
-
-def _excerpts(
-    inputs: TextInputs, context: NDArray[np.int64], position: NDArray[np.int64]
-) -> list[Excerpt]:
-    places = zip(context.tolist(), position.tolist(), strict=True)
-    return [_excerpt(inputs, *place) for place in places]
 
 
 def _excerpt(inputs: TextInputs, context: int, position: int) -> Excerpt:

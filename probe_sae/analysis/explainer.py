@@ -21,6 +21,7 @@ from probe_sae.analysis.labels.intervals import mean_of, share_of
 from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings
 from probe_sae.analysis.labels.words import plain
 from probe_sae.analysis.result import TextInputs
+from probe_sae.shown import Shown
 
 LONGEST_EXPLANATION = 120
 """Characters of a label that a language model may give."""
@@ -105,8 +106,8 @@ class ChatExplainer(ChatEndpoint):
         return answers
 
 
-@dataclass(frozen=True)
-class LabelScore:
+@dataclass(frozen=True, repr=False)
+class LabelScore(Shown):
     """How well a label in words tells where a feature fires; NaN where nothing was answered."""
 
     balanced_accuracy: float
@@ -125,8 +126,8 @@ class LabelScore:
     """Those without a usable answer; they count neither way."""
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Shown):
     """A language model's label for a feature, with its scores on held-out contexts."""
 
     feature: int

@@ -16,14 +16,15 @@ from probe_sae.analysis.permutations import (
 )
 from probe_sae.analysis.shapes import Shape, shape_of
 from probe_sae.errors import SettingsError, ShapeError
+from probe_sae.shown import Shown
 
 RESPONDS = 0.05
 """False discovery rate at which a feature counts as one that responds."""
 _FEATURES_AT_ONCE = 256
 
 
-@dataclass(frozen=True)
-class FactorEffects:
+@dataclass(frozen=True, repr=False)
+class FactorEffects(Shown):
     """What a factor does to features; only those that fire on two inputs or more are tested.
 
     Values of each feature have the mean of their group (template, image) taken from them, so that

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from probe_sae.sae import SAE
+from probe_sae.shown import Shown
 from probe_sae.store import ContextInput, Store
 
 SHOWN = 20
@@ -16,8 +17,8 @@ MOST_VALUES = 1 << 24
 BINS = 50
 
 
-@dataclass(frozen=True)
-class Pixels:
+@dataclass(frozen=True, repr=False)
+class Pixels(Shown):
     """What can be drawn where a row is an image's pixels."""
 
     originals: NDArray[np.uint8]

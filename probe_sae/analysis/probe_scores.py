@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis.probe_fits import METRICS
 from probe_sae.errors import SettingsError
+from probe_sae.shown import Shown
 
 _CONFIDENCE = 0.95
 
@@ -32,8 +33,8 @@ class Chosen(NamedTuple):
     """Log-odds for one unit more of activation."""
 
 
-@dataclass(frozen=True)
-class Probes:
+@dataclass(frozen=True, repr=False)
+class Probes(Shown):
     """What `probe` found; `table()` and `features()` show it."""
 
     classes: tuple[str, ...]

@@ -16,13 +16,14 @@ from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import Batch
 from probe_sae.sae import SAE
+from probe_sae.shown import Shown
 from probe_sae.store import RecordedRows
 
 PLACES = ("last", "max", "mean", "factor")
 
 
-@dataclass(frozen=True)
-class Responses:
+@dataclass(frozen=True, repr=False)
+class Responses(Shown):
     """Activations on inputs that vary in one factor."""
 
     values: Any
@@ -68,8 +69,8 @@ class Responses:
         return np.bincount(level, values, minlength=len(sizes)) / np.maximum(1, sizes)
 
 
-@dataclass(frozen=True)
-class Contrast:
+@dataclass(frozen=True, repr=False)
+class Contrast(Shown):
     """Mean activations on two sets of inputs."""
 
     a: NDArray[np.float64]

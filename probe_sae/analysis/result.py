@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis.cofiring import Pairs
 from probe_sae.errors import SettingsError, near
+from probe_sae.shown import Fact, Shown, main_metrics
 
 if TYPE_CHECKING:
     from probe_sae.analysis.labels import BackgroundRows, Labels, RuleScore, SampledFirings
+    from probe_sae.analysis.one_feature import Feature
     from probe_sae.analysis.pixels import Pixels
     from probe_sae.analysis.sampled import SampledRows
 
@@ -20,8 +22,8 @@ FIFTHS = (2, 3, 4, 5, 6)
 """Values of `Examples.kind`."""
 
 
-@dataclass(frozen=True)
-class Features:
+@dataclass(frozen=True, repr=False)
+class Features(Shown):
     """One entry a feature; statistics are over the analysed rows. -1 and NaN stand for "none"."""
 
     firings: NDArray[np.int64]
@@ -112,8 +114,8 @@ class Features:
     """[features, n] their logit effect."""
 
 
-@dataclass(frozen=True)
-class Examples:
+@dataclass(frozen=True, repr=False)
+class Examples(Shown):
     """Firings shown, by feature, kind, rank; each with the feature's activations around it."""
 
     feature: NDArray[np.int32]
@@ -160,8 +162,8 @@ class Examples:
         return slice(int(low), int(high))
 
 
-@dataclass(frozen=True)
-class TextInputs:
+@dataclass(frozen=True, repr=False)
+class TextInputs(Shown):
     """The contexts that examples point to; special tokens included, as the host saw them."""
 
     tokens: NDArray[np.int32]
@@ -186,8 +188,8 @@ class TextInputs:
         )
 
 
-@dataclass(frozen=True)
-class ImageInputs:
+@dataclass(frozen=True, repr=False)
+class ImageInputs(Shown):
     """The images that examples point to."""
 
     thumbnails: NDArray[np.uint8]
@@ -202,8 +204,8 @@ class ImageInputs:
     """Rows and columns of the patch grid; (1, 1) for one row an image."""
 
 
-@dataclass(frozen=True)
-class Analysis:
+@dataclass(frozen=True, repr=False)
+class Analysis(Shown):
     """What is known of one dictionary on one site; `load_analysis` reads it."""
 
     info: Mapping[str, Any]
@@ -232,10 +234,35 @@ class Analysis:
     """[features, d] decoder directions of length 1, to compare with another analysis; None where
     several dictionaries of different widths are analysed together, or in an older file."""
 
+    def _facts(self) -> list[Fact]:
+        info = self.info
+        known = [Fact(n, info.get(n)) for n in ("host", "dataset", "site", "rows", "contexts")]
+        known += [
+            Fact("features", self.count),
+            Fact("dead", int((self.columns.firings == 0).sum()), "Features that never fire here."),
+            Fact("clear labels", int(self.labels.is_clear.sum()), "Features that a rule tells."),
+            Fact("modules", len(info.get("modules") or ()), "Features that fire together."),
+        ]
+        return known + main_metrics(info)
+
     @property
     def count(self) -> int:
         """Number of features."""
         return len(self.columns.firings)
+
+    def feature(self, number: int, examples: int = 8) -> "Feature":
+        """Return what is known of one feature: label, numbers, tokens, partners, examples.
+
+        Args:
+            number: which feature.
+            examples: how many of its strongest firings, one a context.
+
+        Raises:
+            SettingsError: there is no such feature.
+        """
+        from probe_sae.analysis.one_feature import feature_of
+
+        return feature_of(self, number, examples)
 
     def label(self, feature: int) -> str:
         """Return the feature's label: in words where a rule tells its firings, else `unclear`."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis.codes import Block, Codes, join
 from probe_sae.analysis.examples import Place
+from probe_sae.shown import Shown
 
 SAMPLE_ROWS = 20_000
 """Rows that are kept with all their codes, about."""
@@ -16,8 +17,8 @@ MAPPED_ROWS = 2000
 """Of these, rows that are placed on maps."""
 
 
-@dataclass(frozen=True)
-class SampledRows:
+@dataclass(frozen=True, repr=False)
+class SampledRows(Shown):
     """Rows of contexts drawn at random, all rows of each, with everything that fires on them."""
 
     context: NDArray[np.int32]

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_sae.errors import SettingsError, near
+from probe_sae.shown import Shown
 
 KINDS = ("text", "image", "tensor")
 
 
-@dataclass(frozen=True)
-class Varied:
+@dataclass(frozen=True, repr=False)
+class Varied(Shown):
     """Inputs and which level of the factor each has; `vary` and its kin make it."""
 
     kind: str

@@ -17,6 +17,7 @@ from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.evaluation.baselines import untrained
 from probe_sae.evaluation.intervals import Interval, percentiles, resamples_of
 from probe_sae.sae import SAE
+from probe_sae.shown import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +36,8 @@ MOST_MAIN = 10
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Absorption:
+@dataclass(frozen=True, repr=False)
+class Absorption(Shown):
     """How much of a concept is said by features that are not its own."""
 
     full: float

@@ -25,6 +25,7 @@ from probe_sae.evaluation.row_sums import RowSums, blocks_of
 from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.sae import SAE
+from probe_sae.shown import Shown
 from probe_sae.store import Store, as_store
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ SHARED = 0.7
 _CODES_AT_ONCE = 1 << 24
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """What two dictionaries have in common."""
 
     matches: Matches

@@ -34,6 +34,7 @@ from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import Recipe, load_dataset
 from probe_sae.sae import SAE
+from probe_sae.shown import Fact, Shown, as_text, flat
 from probe_sae.store import Store, as_store, stream_of
 from probe_sae.training import warn_of_scale
 
@@ -43,8 +44,8 @@ _KEPT_VALUES = 1 << 26
 """Values of these rows that are kept in memory: 256 MiB."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """Metrics of one dictionary; `definitions` says what each is."""
 
     metrics: dict[str, Any]
@@ -53,6 +54,18 @@ class Evaluation:
     """Name of a metric, nested ones as `outer.inner` -> where it lies, 95 %."""
     baselines: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """Name of a baseline -> its metrics, those that are one number."""
+
+    def _facts(self) -> list[Fact]:
+        """Return each metric with its interval, what baselines have of it, and its definition."""
+        found: list[Fact] = []
+        for name, value in flat(self.metrics).items():
+            text = as_text(value)
+            if name in self.intervals:
+                text += " ({} to {})".format(*map(as_text, self.intervals[name]))
+            others = [(who, had[name]) for who, had in self.baselines.items() if name in had]
+            text += "; " * bool(others) + ", ".join(f"{who} {as_text(had)}" for who, had in others)
+            found.append(Fact(name, text, self.definitions.get(name, "")))
+        return found
 
     def record(self) -> dict[str, Any]:
         """Return the metrics with intervals and baselines among them, as files hold them."""

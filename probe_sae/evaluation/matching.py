@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from probe_sae.errors import ShapeError
 from probe_sae.sae import SAE
+from probe_sae.shown import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +23,8 @@ CANDIDATES = 16
 _ROWS = 1024
 
 
-@dataclass(frozen=True)
-class Matches:
+@dataclass(frozen=True, repr=False)
+class Matches(Shown):
     """Pairs of features, each feature in at most one."""
 
     a: NDArray[np.int64]

@@ -15,6 +15,7 @@ from probe_sae.evaluation.held_rows import held_out, rows_of, sites_of
 from probe_sae.evaluation.intervals import Interval, interval_of_mean
 from probe_sae.interop import as_sae
 from probe_sae.sae import SAE, SparseCodes
+from probe_sae.shown import Shown
 from probe_sae.store import Store, as_store
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 _BATCH = 4096
 
 
-@dataclass(frozen=True)
-class Monosemanticity:
+@dataclass(frozen=True, repr=False)
+class Monosemanticity(Shown):
     """How alike the inputs are that fire a feature, by embeddings from another model.
 
     MS = sum over pairs n < m of a_n a_m s_nm / sum over pairs of a_n a_m, with s the cosine of the

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from probe_sae.errors import SettingsError
 from probe_sae.recording.synthetic import World, truth_of
 from probe_sae.sae import SAE, make_sae
+from probe_sae.shown import Shown
 
 FOUND = 0.9
 """Cosine over which a direction counts as found."""
@@ -17,8 +18,8 @@ _ROWS = 16_384
 _BATCH = 2048
 
 
-@dataclass(frozen=True)
-class Recovery:
+@dataclass(frozen=True, repr=False)
+class Recovery(Shown):
     """What of a world's directions a dictionary has, measured on rows it has not seen."""
 
     mmcs: float

@@ -17,6 +17,7 @@ from probe_sae.evaluation.intervals import Interval, interval_of_mean
 from probe_sae.evaluation.matching import random_like
 from probe_sae.interop import as_sae
 from probe_sae.sae import SAE
+from probe_sae.shown import Shown
 from probe_sae.store import Store, as_store
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ _PAIRS_AT_ONCE = 4096
 _CODES_AT_ONCE = 1 << 24
 
 
-@dataclass(frozen=True)
-class Splitting:
+@dataclass(frozen=True, repr=False)
+class Splitting(Shown):
     """A graph from features of a small dictionary to features of a larger one.
 
     An edge from i to j: their directions have a cosine over `cosine_over`, and, with a store, i

@@ -18,6 +18,7 @@ from probe_sae.evaluation.intervals import Interval
 from probe_sae.evaluation.matching import are_signed, nearest
 from probe_sae.interop import as_sae
 from probe_sae.sae import SAE
+from probe_sae.shown import Shown
 from probe_sae.store import Store
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ ENERGY = 0.9
 """Share of the unstable directions' squared length that their subspace holds."""
 
 
-@dataclass(frozen=True)
-class Stability:
+@dataclass(frozen=True, repr=False)
+class Stability(Shown):
     """How far several trainings agree. Ranges are over pairs of seeds: the reseed intervals."""
 
     pairs: dict[tuple[int, int], Comparison]

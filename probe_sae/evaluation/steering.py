@@ -13,12 +13,13 @@ from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import frame_of
 from probe_sae.sae import SAE
+from probe_sae.shown import Shown
 
 MODES = ("add", "clamp", "ablate")
 
 
-@dataclass(frozen=True)
-class Steered:
+@dataclass(frozen=True, repr=False)
+class Steered(Shown):
     """The same prompt continued twice."""
 
     prompt: str

@@ -19,6 +19,7 @@ from probe_sae.host.loading import host_of
 from probe_sae.host.modules import module_at
 from probe_sae.host.sites import Site
 from probe_sae.host.tap import SiteWatch
+from probe_sae.shown import Shown
 
 Edit = Callable[[Tensor], Tensor]
 """Rows of a site, [batch, positions, width] -> what it shall hold; the same shape."""
@@ -189,8 +190,8 @@ def _decoded(sae: Codec, rows: Tensor, codes: Tensor) -> Tensor:
     return sae.decode(codes) if whole is None else whole(rows, codes)
 
 
-@dataclass(frozen=True)
-class Patch:
+@dataclass(frozen=True, repr=False)
+class Patch(Shown):
     """Put what the site held in another run in place of what it holds: `Patch(seen[site])`."""
 
     new: Tensor

@@ -21,6 +21,7 @@ from probe_sae.host.resolve import Mapped, resolve
 from probe_sae.host.sites import Site, find_sites, raw_sites
 from probe_sae.host.wrapped import config_of, unwrapped
 from probe_sae.progress import say
+from probe_sae.shown import Fact, Shown
 
 _UNFIT = (
     TypeError,
@@ -36,7 +37,7 @@ _TOKENS = ("input", "text", "tokens")
 """What models that are not of transformers call their tokens."""
 
 
-class Host:
+class Host(Shown):
     """A model to look into: its sites, its preprocessing, and how to run it."""
 
     def __init__(
@@ -77,6 +78,18 @@ class Host:
     def __repr__(self) -> str:
         family = self.hook_map.family if self.hook_map else type(self.model).__name__
         return f"Host({self.name!r}: {family}, {self.parameters:,} parameters)"
+
+    def _facts(self) -> list[Fact]:
+        prepares = self.tokenizer or self.processor
+        return [
+            Fact("host", self.name),
+            Fact("model", type(self.model).__name__),
+            Fact("hook map", self.hook_map.family if self.hook_map else "none: paths of modules"),
+            Fact("parameters", self.parameters),
+            Fact("device", next((str(p.device) for p in self.model.parameters()), None)),
+            Fact("inputs", None if prepares is None else type(prepares).__name__),
+            Fact("sites", list(self.sites)),
+        ]
 
     def __call__(self, inputs: Mapping[str, Any] | Tensor | None = None, **named: Any) -> Any:
         """Run the model without gradients; None where a tap stopped it early.

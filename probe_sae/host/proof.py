@@ -12,6 +12,7 @@ from probe_sae.host.host import Host
 from probe_sae.host.resolve import Identity
 from probe_sae.host.sites import Site
 from probe_sae.host.tap import SiteWatch
+from probe_sae.shown import Shown
 
 TOLERANCE = 16
 """Errors up to this many units in the last place of the largest value count as rounding."""
@@ -44,8 +45,8 @@ class SiteProof:
     """Largest error of the identities that it takes part in; None where there are none."""
 
 
-@dataclass
-class Proof:
+@dataclass(repr=False)
+class Proof(Shown):
     """What `check` found."""
 
     host: str

@@ -41,17 +41,18 @@ from probe_sae.reporting.encoding import script, to_json
 from probe_sae.reporting.explorer import explorer_files
 from probe_sae.reporting.figures import figure_json, figures, plotly_script
 from probe_sae.reporting.notes import load_labels
-from probe_sae.reporting.pages import facts, write_pages
+from probe_sae.reporting.pages import write_pages
 from probe_sae.reporting.single import check_single, fold, whole_file
 from probe_sae.reporting.summary import summarise
 from probe_sae.reporting.together import together
+from probe_sae.shown import Fact, Shown, main_metrics, table_html
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """A report on disk."""
 
     folder: Path
@@ -86,13 +87,12 @@ class Report:
         """Return a small card for notebooks: no script, no text of a corpus."""
         from html import escape
 
-        shown = {name: self.summary[name] for name in ("site", "rows", "features", "dead")}
-        rows = [
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value)}</td></tr>"
-            for name, value in facts({**shown, "metrics": self.summary["metrics"]})
-        ]
         link = escape(str(self.index))
-        return f"<a href='{link}'>{link}</a><table>{''.join(rows)}</table>"
+        return f"<a href='{link}'>{link}</a>{table_html(self._facts()[1:])}"
+
+    def _facts(self) -> list[Fact]:
+        named = [Fact(name, self.summary[name]) for name in ("site", "rows", "features", "dead")]
+        return [Fact("index", self.index), *named, *main_metrics(self.summary)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A dictionary of features: what every architecture promises."""
 
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from probe_sae.sae.pretrained import Pretrained
 from probe_sae.sae.refine import Refinement, refined
 from probe_sae.sae.settings import Settings
 from probe_sae.sae.sparse import SparseCodes
+from probe_sae.shown import Fact, Shown, field_docstrings
 
 
 class Step(NamedTuple):
@@ -34,7 +36,7 @@ class Step(NamedTuple):
         return float(self.fired.sum()) / len(self.target)
 
 
-class SAE(Pretrained, nn.Module, ABC):
+class SAE(Pretrained, nn.Module, Shown, ABC):
     """An encoder, a decoder, and the scale between raw activations and their units.
 
     `input_scale` s brings rows to E||s x||^2 = d_model, so that coefficients and learning rates
@@ -67,6 +69,16 @@ class SAE(Pretrained, nn.Module, ABC):
 
     def __repr__(self) -> str:
         return f"SAE({self.settings}, d_model={self.d_model})"
+
+    def _facts(self) -> list[Fact]:
+        about = field_docstrings(type(self.settings))
+        kept = {f.name: getattr(self.settings, f.name) for f in fields(self.settings)}
+        return [
+            Fact("architecture", type(self.settings).__name__),
+            Fact("d_model", self.d_model, "Length of a row."),
+            *(Fact(name, value, about.get(name, "")) for name, value in kept.items()),
+            *(Fact(name, self.provenance.get(name)) for name in ("host", "sites")),
+        ]
 
     def encode_sparse(self, x: Tensor) -> SparseCodes:
         """Return the codes of raw activations without their zeros.

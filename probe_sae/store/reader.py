@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_sae.errors import SiteNotFound, StoreError, near
+from probe_sae.shown import Fact, Shown
 from probe_sae.site_names import aliases, expand_braces, named
 from probe_sae.store.chunks import FilePool, RowChunks, read_rows
 from probe_sae.store.hdf5 import reopen
@@ -58,7 +59,7 @@ class RowBlock:
     """`doc`, `context`, `pos`, for text `token`, for images `y` and `x`: [rows] each."""
 
 
-class Store:
+class Store(Shown):
     """A finished store; `open_store` makes one. Opening reads no rows.
 
     It can be handed to other processes, forked or spawned; each opens the files for itself.
@@ -87,6 +88,19 @@ class Store:
         sites = ", ".join(f"{s.name} ({s.width})" for s in self.sites.values())
         order = ", shuffled" if self.is_shuffled else ""
         return f"Store({str(self.folder)!r}: {self.rows:,} rows of {sites}{order})"
+
+    def _facts(self) -> list[Fact]:
+        sites = {site.name: f"{site.width} {site.dtype}" for site in self.sites.values()}
+        return [
+            Fact("store", self.folder),
+            Fact("kind", self.kind),
+            *(Fact(name, self.provenance.get(name)) for name in ("host", "dataset")),
+            Fact("sites", sites, "Width and dtype of each."),
+            Fact("rows", self.rows, "Tokens, patches, pixels or images."),
+            Fact("contexts", self.contexts),
+            Fact("documents", self.documents),
+            Fact("shuffled", self.is_shuffled),
+        ]
 
     def __getitem__(self, site: str) -> SiteRows:
         """Return a site's rows, which slices and row numbers index.

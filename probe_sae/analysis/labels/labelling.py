@@ -13,6 +13,7 @@ from probe_sae.analysis.labels.scores import RuleScore, scored, unscored
 from probe_sae.analysis.labels.search import find_rules
 from probe_sae.analysis.labels.words import describe, listed, quoted
 from probe_sae.analysis.result import ImageInputs, TextInputs
+from probe_sae.shown import Shown
 
 CLEAR_ACCURACY, CLEAR_LOW, CLEAR_PRECISION = 0.8, 0.7, 0.1
 """A label is clear if balanced accuracy, the lower end of its interval, and precision are over.
@@ -26,8 +27,8 @@ _COMMONEST = 3
 """Values that an unclear label names."""
 
 
-@dataclass(frozen=True)
-class Labels:
+@dataclass(frozen=True, repr=False)
+class Labels(Shown):
     """A label a feature, and how well it tells held-out firings from other rows."""
 
     label: list[str]

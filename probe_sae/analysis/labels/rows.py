@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.errors import ShapeError
+from probe_sae.shown import Shown
 
 
-@dataclass(frozen=True)
-class SampledFirings:
+@dataclass(frozen=True, repr=False)
+class SampledFirings(Shown):
     """A uniform sample of each feature's firings, at most some 100 of each, sorted by feature."""
 
     feature: NDArray[np.int64]
@@ -26,8 +27,8 @@ class SampledFirings:
     """[firings] the activation."""
 
 
-@dataclass(frozen=True)
-class BackgroundRows:
+@dataclass(frozen=True, repr=False)
+class BackgroundRows(Shown):
     """A uniform sample of all rows, and which features fire on each."""
 
     context: NDArray[np.int64]

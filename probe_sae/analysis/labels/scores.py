@@ -18,13 +18,14 @@ from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings
 from probe_sae.analysis.labels.rules import Rule, matches
 from probe_sae.analysis.result import ImageInputs, TextInputs
 from probe_sae.errors import SettingsError
+from probe_sae.shown import Shown
 
 FEWEST = 10
 """Firings, and hard negatives, under which nothing is scored."""
 
 
-@dataclass(frozen=True)
-class RuleScore:
+@dataclass(frozen=True, repr=False)
+class RuleScore(Shown):
     """How well a rule tells where one feature fires; NaN where there are too few rows to say."""
 
     balanced_accuracy: float
