@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_LONGEST = 80
+_LONGEST = 100
 """Characters of a value."""
-_FEW = 4
+_FEW = 5
 """Entries of a list that are shown one by one."""
 _MAIN_METRICS = ("fraction_unexplained", "l0", "dead_fraction", "loss_recovered")
 _LARGE = 1 << 22
@@ -95,6 +95,12 @@ def flat(nested: Mapping[str, Any], outer: str = "") -> dict[str, Any]:
         whole = f"{outer}.{name}" if outer else str(name)
         found |= flat(value, whole) if isinstance(value, Mapping) else {whole: value}
     return found
+
+
+def name_in(provenance: Any) -> str | None:
+    """Return the name in what is known of a host or dataset, or the name itself."""
+    found = provenance.get("name") if isinstance(provenance, Mapping) else provenance
+    return None if found is None else str(found)
 
 
 def main_metrics(info: Mapping[str, Any]) -> list[Fact]:

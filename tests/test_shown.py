@@ -86,12 +86,12 @@ def test_markup_in_names_and_values_is_text() -> None:
         (12_345, "12,345"),
         (float("nan"), "nan"),
         ((0.25, 0.5), "0.25, 0.5"),
-        (list(range(100)), "0, 1, 2, 3, … (100 in all)"),
+        (list(range(100)), "0, 1, 2, 3, 4, … (100 in all)"),
         ({"a": 1}, "a: 1"),
         (torch.zeros(2, 3), "[2, 3] float32"),
         (np.array([np.nan, 1, 3]), "[3] float64, 1 to 3"),
         (np.array([np.nan]), "[1] float64"),
-        ("x" * 200, "x" * 79 + "…"),
+        ("x" * 200, "x" * 99 + "…"),
     ],
 )
 def test_a_value_is_one_short_line(value: object, text: str) -> None:

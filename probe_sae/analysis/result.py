@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis.cofiring import Pairs
 from probe_sae.errors import SettingsError, near
-from probe_sae.shown import Fact, Shown, main_metrics
+from probe_sae.shown import Fact, Shown, main_metrics, name_in
 
 if TYPE_CHECKING:
     from probe_sae.analysis.labels import BackgroundRows, Labels, RuleScore, SampledFirings
@@ -236,7 +236,8 @@ class Analysis(Shown):
 
     def _facts(self) -> list[Fact]:
         info = self.info
-        known = [Fact(n, info.get(n)) for n in ("host", "dataset", "site", "rows", "contexts")]
+        known = [Fact(name, name_in(info.get(name))) for name in ("host", "dataset", "site")]
+        known += [Fact(name, info.get(name)) for name in ("rows", "contexts")]
         known += [
             Fact("features", self.count),
             Fact("dead", int((self.columns.firings == 0).sum()), "Features that never fire here."),

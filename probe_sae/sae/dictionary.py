@@ -13,7 +13,7 @@ from probe_sae.sae.pretrained import Pretrained
 from probe_sae.sae.refine import Refinement, refined
 from probe_sae.sae.settings import Settings
 from probe_sae.sae.sparse import SparseCodes
-from probe_sae.shown import Fact, Shown, field_docstrings
+from probe_sae.shown import Fact, Shown, field_docstrings, name_in
 
 
 class Step(NamedTuple):
@@ -77,7 +77,8 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
             Fact("architecture", type(self.settings).__name__),
             Fact("d_model", self.d_model, "Length of a row."),
             *(Fact(name, value, about.get(name, "")) for name, value in kept.items()),
-            *(Fact(name, self.provenance.get(name)) for name in ("host", "sites")),
+            Fact("host", name_in(self.provenance.get("host"))),
+            Fact("sites", self.provenance.get("sites")),
         ]
 
     def encode_sparse(self, x: Tensor) -> SparseCodes:

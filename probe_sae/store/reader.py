@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_sae.errors import SiteNotFound, StoreError, near
-from probe_sae.shown import Fact, Shown
+from probe_sae.shown import Fact, Shown, name_in
 from probe_sae.site_names import aliases, expand_braces, named
 from probe_sae.store.chunks import FilePool, RowChunks, read_rows
 from probe_sae.store.hdf5 import reopen
@@ -94,7 +94,7 @@ class Store(Shown):
         return [
             Fact("store", self.folder),
             Fact("kind", self.kind),
-            *(Fact(name, self.provenance.get(name)) for name in ("host", "dataset")),
+            *(Fact(name, name_in(self.provenance.get(name))) for name in ("host", "dataset")),
             Fact("sites", sites, "Width and dtype of each."),
             Fact("rows", self.rows, "Tokens, patches, pixels or images."),
             Fact("contexts", self.contexts),

@@ -229,6 +229,18 @@ def test_every_guide_can_be_read(ask: Call) -> None:
     assert "# Jobs" in ask("guide", "jobs").stdout
 
 
+def test_the_tutorial_is_shown_as_text_and_written_as_a_notebook(ask: Call, tmp_path: Path) -> None:
+    notebook = tmp_path / "tutorial.ipynb"
+
+    text = ask("guide", "tutorial").stdout
+    written = ask("guide", "tutorial", "--out", str(notebook))
+
+    assert "```python\nimport probe_sae as ps\n" in text
+    assert written.returncode == 0
+    assert json.loads(notebook.read_text())["nbformat"] == 4
+    assert ask("guide", "tutorial", "--out", str(notebook)).returncode == 2
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
     done = call(*command.split(), "--help")
