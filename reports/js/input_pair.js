@@ -185,7 +185,7 @@
       cells && legend,
       el(
         "div",
-        { class: "sides" },
+        { class: "pair-sides" },
         side("A", first, sourceA, views[0], second, (rank) => probe.go(`input/${rank}?with=${second.rank}`)),
         side("B", second, sourceB, views[1], first, (rank) => probe.go(`input/${first.rank}?with=${rank}`)),
       ),

@@ -109,7 +109,10 @@
               .slice(0, 4)
               .map((text) => probe.chip(text)),
           )
-        : el("div", { class: "quiet", text: b.words(id).replace(/ \(.*/s, "") });
+        : el("div", {
+            class: "quiet",
+            text: b.tokens(id).length ? b.words(id).replace(/ \(.*/s, "") : "", // else it is the name
+          });
     return [
       cell(
         a,

@@ -25,7 +25,7 @@
     });
     const { compare, rows } = probe.report.manifest;
     const [wordsA, wordsB, linesB] = ["a_words", "b_words", "b_tokens"].map(lines);
-    const tokensB = (id) => (linesB[id] ? linesB[id].split("\u001f") : []);
+    const tokensB = (id) => (linesB[id] || "").split("\u001f").slice(1); // as `probe.tokensOf` has A's
     sides = {
       a: side("a", probe.report.index.firings, wordsA, probe.tokensOf, rows),
       b: side("b", columns.b_firings, wordsB, tokensB, compare.b.rows),
@@ -48,7 +48,7 @@
     return el(
       "span",
       { class: "name", tip: words },
-      chips.length ? chips : el("span", { class: "quiet", text: "no tokens" }),
+      chips.length ? chips : el("span", { class: "quiet", text: words.replace(/ \(.*/s, "") || "no tokens" }),
     );
   }
 

@@ -14,6 +14,7 @@ from probe_sae.analysis.result import Analysis
 from probe_sae.errors import SettingsError
 from probe_sae.reporting import Report, write_report
 from probe_sae.reporting.encoding import unpack
+from probe_sae.reporting.features import visible
 
 Pair = tuple[Analysis, Analysis]
 
@@ -185,6 +186,36 @@ def test_a_feature_names_its_counterpart(page: Any, twins: Pair, compared_report
 
 
 @pytest.mark.browser
+def test_the_figures_of_both_stand_in_one_table(page: Any, compared_report: Report) -> None:
+    page.visit(compared_report, "index.html#/compare")
+
+    heads, cells, inside = page.run(
+        "const right = e => Math.round(e.getBoundingClientRect().right);"
+        "const table = document.querySelector('table.sides');"
+        "return [[...table.tHead.rows[0].cells].map(right),"
+        "  [...table.tBodies[0].rows[0].cells].map(right),"
+        "  right(table) <= right(table.closest('.panel'))]"
+    )
+    assert heads == cells
+    assert inside
+
+
+@pytest.mark.browser
+def test_features_of_the_other_have_its_tokens(
+    page: Any, twins: Pair, compared_report: Report
+) -> None:
+    page.visit(compared_report, "index.html#/compare")
+    feature = int(np.argmax(twins[1].columns.firings))
+    shown = page.run_async(
+        f"const done = arguments[0]; probe.sides().then(({{b}}) => done(b.tokens({feature})))"
+    )
+
+    other = twins[1]
+    ids = [token for token in other.columns.token_ids[feature, :5].tolist() if token >= 0]
+    assert shown == [visible(other.token_text(token)) for token in ids]
+
+
+@pytest.mark.browser
 def test_keys_walk_the_table(page: Any, twins: Pair, compared_report: Report) -> None:
     page.visit(compared_report, "index.html#/features")
     page.press("gd")
@@ -205,12 +236,12 @@ def test_the_comparison_fits_a_phone(page: Any, compared_report: Report, scheme:
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     page.command("Emulation.setEmulatedMedia", media)
     try:
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        page.visit(compared_report, "index.html#/feature/7")
+        assert page.run(f"return {wide}") <= 0
         page.visit(compared_report, "index.html#/compare?view=all")
 
-        overflow = page.run(
-            "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-        assert overflow <= 0
+        assert page.run(f"return {wide}") <= 0
         assert page.painted("#table") > 0.02
     finally:
         page.command("Emulation.clearDeviceMetricsOverride", {})

@@ -92,3 +92,25 @@ def test_relatives_of_an_image_feature_stand_under_its_examples(
         assert right[0] > under[1]
     else:
         assert examples[3] < right[2] < right[3] < under[2]
+
+
+@pytest.mark.browser
+def test_buttons_stay_where_they_are_beside_a_long_name(page: Any, text_report: Report) -> None:
+    places: list[Any] = []
+    for name in ("short", "a name that goes on and on " * 7):
+        page.visit(text_report, "index.html#/feature/9")
+        page.run("probe.notes.set(9, {label: arguments[0]})", name)
+        page.visit(text_report, "index.html#/feature/9")
+        places += [
+            page.run(
+                "const rect = which => document.querySelector(which).getBoundingClientRect();"
+                "const [b, h] = [rect('.feature-head .buttons'), rect('h1')];"
+                "return [b.left, b.right, b.bottom, h.bottom, h.height]"
+            )
+        ]
+    page.run("probe.notes.set(9, {label: ''})")
+
+    (left, right, *_), (second_left, second_right, bottom, under, height) = places
+    assert (left, right) == (second_left, second_right)
+    assert bottom <= under + 1
+    assert height > 60
