@@ -1,6 +1,8 @@
 """The tutorial runs, the page of names has them all, and guides name only what there is."""
 
+import ast
 import importlib.util
+import inspect
 import json
 import re
 from pathlib import Path
@@ -9,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.main import get_command
 
 import probe_sae as ps
 from probe_sae.analysis import structure
+from probe_sae.cli.app import app
 from probe_sae.guide.api import api_page
 
 GUIDES = Path(ps.__file__).parent / "guide"
@@ -114,14 +118,69 @@ def test_guides_name_only_what_there_is(page: Path) -> None:
     assert guides <= topics
 
 
+def calls(text: str) -> list[tuple[str, ast.Call]]:
+    """Return the calls of public names in a page's blocks and spans of Python."""
+    pieces = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    pieces += [span.replace(": host(batch)", ": pass") for span in re.findall(r"`([^`\n]+)`", text)]
+    found: list[tuple[str, ast.Call]] = []
+    for piece in pieces:
+        try:
+            tree = ast.parse(piece)
+        except SyntaxError:
+            continue  # a name, a command, a formula
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(ast.Attribute(ast.Name("ps"), name)) if name in ps.__all__:
+                    found.append((name, node))
+                case _:
+                    pass
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_calls_in_guides_fit_their_functions(page: Path) -> None:
+    text = page.read_text("utf-8") if page != NOTEBOOK else "\n".join(code_cells())
+
+    for name, call in calls(text):
+        signature = inspect.signature(getattr(ps, name))
+        named = {word.arg: word for word in call.keywords if word.arg is not None}
+        is_whole = not any(isinstance(a, ast.Starred) for a in call.args) and not any(
+            isinstance(a, ast.Constant) and a.value is ... for a in call.args
+        )
+        bind = signature.bind if is_whole and len(named) == len(call.keywords) else None
+
+        (bind or signature.bind_partial)(*call.args if bind else (), **named)
+
+
+def used_commands(text: str) -> list[tuple[str, list[str]]]:
+    """Return each command in a page, as `train` or `store shuffle`, with its options."""
+    blocks = re.findall(r"^```(?:sh|console)?\n(.*?)^```", text, re.M | re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"`(probe-sae [^`\n]+)`", text)
+    found: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if match := re.match(r"(?:\$ )?probe-sae (store (?=[a-z])\w+|[a-z]+)([^#|;&]*)", line):
+            found.append((match[1], re.findall(r"(?<=\s)--[a-z][a-z-]*", match[2])))
+    return found
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if p.suffix == ".md"], ids=lambda p: p.name)
 def test_commands_in_guides_are_commands(page: Path) -> None:
-    from typer.main import get_command
+    commands: Any = get_command(app)
 
-    from probe_sae.cli.app import app
+    for name, options in used_commands(page.read_text("utf-8")):
+        command = commands
+        for part in name.split():
+            assert part in command.commands, name
+            command = command.commands[part]
+        known = {option for parameter in command.params for option in parameter.opts}
+        known |= {o for parameter in command.params for o in parameter.secondary_opts}
+        assert set(options) <= known | {"--help"}, name
 
-    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
-    blocks = re.findall(r"^```(?:sh|console)?\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
-    used = set(re.findall(r"^(?:\$ )?probe-sae ([a-z]+)", "\n".join(blocks), re.M))
 
-    assert used <= commands
+def test_the_readme_lists_every_guide() -> None:
+    table = README.read_text("utf-8").partition("## Guides")[2].partition("\n## ")[0]
+
+    listed = set(re.findall(r"`([a-z][\w-]*)`", table)) - {"probe-sae"}
+
+    assert listed == {path.stem for path in PAGES if path != README} | {"api"}

@@ -181,3 +181,10 @@ def test_ipython_in_a_terminal_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "IPython", ipython)
 
     assert not in_notebook()
+
+
+def test_a_world_shows_its_settings_and_no_directions() -> None:
+    world = ps.World(ps.WorldSettings(features=16, d_model=8, l0=2))
+
+    assert "directions    [16, 8] float32" in repr(world)
+    assert field_docstrings(ps.WorldSettings)["zipf"] in html_of(world).replace("&#x27;", "'")

@@ -62,7 +62,8 @@ class Evaluation(Shown):
             text = as_text(value)
             if name in self.intervals:
                 text += " ({} to {})".format(*map(as_text, self.intervals[name]))
-            others = [(who, had[name]) for who, had in self.baselines.items() if name in had]
+            beside = self.baselines.items() if isinstance(value, float) else ()
+            others = [(who, had[name]) for who, had in beside if name in had]
             text += "; " * bool(others) + ", ".join(f"{who} {as_text(had)}" for who, had in others)
             found.append(Fact(name, text, self.definitions.get(name, "")))
         return found

@@ -19,6 +19,7 @@ from probe_sae.recording.batches import Batch, as_recorded, batches
 from probe_sae.recording.recipe import Recipe, load_dataset
 from probe_sae.recording.recorder import CaptureSettings, provenance_of, recording_of
 from probe_sae.recording.rows import RowGatherer
+from probe_sae.shown import Fact, Shown
 from probe_sae.store import is_held_out
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class _Share(NamedTuple):
     is_held_out: bool
 
 
-class HostStream:
+class HostStream(Shown):
     """The rows of one site of a host over a recipe, as shuffled batches."""
 
     def __init__(
@@ -89,6 +90,15 @@ class HostStream:
         self.widths = (self.width,)
         self._context_rows = len(first) / max(1, self._contexts_seen)
         self._buffer_rows = buffer_rows or BUFFER_BYTES // (4 * self.width)
+
+    def _facts(self) -> list[Fact]:
+        return [
+            Fact("host", self._host.name),
+            Fact("dataset", self._recipe.name),
+            Fact("site", self._site.name),
+            Fact("width", self.width, "Length of a row."),
+            Fact("buffer", self._buffer_rows, "Rows that are mixed at once."),
+        ]
 
     def split(self, share: float, seed: int) -> tuple["HostStream", "HostStream"]:
         """Return a stream without the held-out contexts, and one of them; see `is_held_out`."""

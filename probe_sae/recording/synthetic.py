@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 from probe_sae.errors import SettingsError
+from probe_sae.shown import Fact, Shown, field_docstrings
 
 _CHUNK_ROWS = 8192
 """Rows that one seed draws."""
@@ -117,7 +118,7 @@ class Firings(NamedTuple):
     """[firings]"""
 
 
-class World:
+class World(Shown):
     """Rows whose dictionary is known; also a stream to train on."""
 
     def __init__(self, settings: WorldSettings | None = None, rows: int = 1_000_000) -> None:
@@ -138,6 +139,11 @@ class World:
         self._nodes = _grown(settings, generator)
         self.rates: NDArray[np.float64] = self._nodes.rates()
         """[features] how often each fires, exactly."""
+
+    def _facts(self) -> list[Fact]:
+        about = field_docstrings(WorldSettings)
+        known = [Fact(name, value, about[name]) for name, value in vars(self.settings).items()]
+        return [*known, Fact("directions", self.directions)]
 
     def firings(self, count: int, seed: int) -> Firings:
         """Return what fires on so many rows; the same for the same seed.
