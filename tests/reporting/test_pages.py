@@ -270,6 +270,19 @@ def test_a_static_server_serves_it_as_well(page: Any, text_report: Report) -> No
     assert page.text(".token.marked")
 
 
+def test_a_problem_keeps_off_the_edges_of_a_phone(page: Any, text_report: Report) -> None:
+    metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    page.command("Emulation.setDeviceMetricsOverride", metrics)
+    page.visit(text_report, "index.html#/nowhere")
+    left, right = page.run(
+        "const box = document.querySelector('.problem').getBoundingClientRect();"
+        "return [box.left, document.documentElement.clientWidth - box.right]"
+    )
+    page.command("Emulation.clearDeviceMetricsOverride", {})
+
+    assert left == right == 16
+
+
 @pytest.mark.parametrize("place", ["#/", "#/features", "#/feature/5?ctx=5", "#/modules", "map"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_fit_a_phone(page: Any, text_report: Report, place: str, scheme: str) -> None:
