@@ -16,7 +16,7 @@ from torch import nn
 
 import probe_sae as ps
 from probe_sae.analysis.effect_results import HostEffect
-from probe_sae.host.proof import Proof
+from probe_sae.host.proof import Finding, Proof
 from probe_sae.progress import in_notebook, progress
 from probe_sae.reporting import Report
 from probe_sae.shown import Shown, as_text, field_docstrings
@@ -181,6 +181,13 @@ def test_ipython_in_a_terminal_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "IPython", ipython)
 
     assert not in_notebook()
+
+
+def test_a_proof_shows_what_does_not_hold() -> None:
+    proof = Proof("toy", None, [Finding("a == b", True, 0.0), Finding("b == c", False, 2.5)])
+
+    assert "holds      no" in repr(proof)
+    assert "NO         b == c" in repr(proof)
 
 
 def test_a_world_shows_its_settings_and_no_directions() -> None:

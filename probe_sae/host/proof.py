@@ -12,7 +12,7 @@ from probe_sae.host.host import Host
 from probe_sae.host.resolve import Identity
 from probe_sae.host.sites import Site
 from probe_sae.host.tap import SiteWatch
-from probe_sae.shown import Shown
+from probe_sae.shown import Fact, Shown
 
 TOLERANCE = 16
 """Errors up to this many units in the last place of the largest value count as rounding."""
@@ -53,6 +53,15 @@ class Proof(Shown):
     family: str | None
     findings: list[Finding] = field(default_factory=list[Finding])
     sites: dict[str, SiteProof] = field(default_factory=dict[str, SiteProof])
+
+    def _facts(self) -> list[Fact]:
+        known = {"host": self.host, "hook map": self.family, "sites": len(self.sites)}
+        return [
+            *(Fact(name, value) for name, value in known.items()),
+            Fact("holds", self.holds, "Whether the sites are what their names say."),
+            Fact("max_error", self.max_error, "Largest error of an identity."),
+            *(Fact("NO" if not f.holds else "ok", f.about, f.detail) for f in self.findings),
+        ]
 
     @property
     def holds(self) -> bool:
