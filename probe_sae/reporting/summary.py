@@ -1,6 +1,7 @@
 """The numbers that the pages show about a dictionary as a whole; also `report.json`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
     return plain({
         "format": FORMAT,
         "version": VERSION,
-        **{name: info.get(name) for name in names},
+        **{name: _public(info.get(name)) for name in names},
         "rows": info.get("rows"),
         "contexts": info.get("contexts"),
         "features": analysis.count,
@@ -103,6 +104,14 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
         "start": good_starts(analysis),
         "training": list(info.get("training") or []),
     })  # fmt: skip
+
+
+def _public(described: Any) -> Any:
+    """Return a description whose name tells no folders of the machine that it was made on."""
+    if not isinstance(described, Mapping) or not isinstance(described.get("name"), str):
+        return described
+    name = Path(described["name"])
+    return {**described, "name": name.name} if name.is_absolute() else described
 
 
 def check(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -152,6 +152,17 @@ def test_report_json_is_what_the_analysis_says(text: Analysis, text_report: Repo
     assert found == text_report.summary
 
 
+def test_a_host_in_a_folder_is_named_without_where_it_lies(text: Analysis, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "mine"
+    analysis = replace(text, info={**text.info, "host": {"name": str(folder), "dtype": "float32"}})
+
+    report = write_report(analysis, tmp_path / "report")
+
+    assert json.loads((report.folder / "report.json").read_text())["host"]["name"] == "mine"
+    written = [file for file in report.folder.rglob("*") if file.is_file()]
+    assert not any(str(folder).encode() in file.read_bytes() for file in written)
+
+
 def test_checks_warn_beyond_their_thresholds(text_report: Report) -> None:
     holds = {check["metric"]: check["holds"] for check in text_report.summary["checks"]}
 
