@@ -22,6 +22,8 @@ def read_head(folder: Path, name: str, kind: tuple[str, int], words: tuple[str, 
     what, anew = words
     try:
         head: Any = json.loads((folder / name).read_text("utf-8", "surrogatepass"))
+    except FileNotFoundError as problem:
+        raise FormatError(f"{folder} holds no readable {what}: there is no {name}.") from problem
     except (OSError, ValueError, RecursionError) as problem:
         raise FormatError(f"{folder} holds no readable {what} ({problem}).") from problem
     if not isinstance(head, dict) or head.get("format") != kind[0]:

@@ -131,7 +131,7 @@ def sites_for(host: Host, sae: SAE, site: str | None) -> list[Site]:
         SiteNotFound: the host has no such site.
         ShapeError: their rows are not as long as those that the dictionary takes.
     """
-    known = list(sae.provenance.get("sites") or [])
+    known = sae.named_sites
     names = [site] if site is not None else known
     if site is not None and known and known != [site]:
         say(f"the dictionary was trained on {', '.join(known)}; it reads {site} here.")

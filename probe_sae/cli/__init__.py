@@ -55,7 +55,9 @@ def _leave_at_once(code: int) -> NoReturn:
 
 
 def _complain(message: str) -> None:
-    print(f"probe-sae: {message}", file=sys.stderr)
+    # names of files may come from strangers: nothing of them steers the terminal
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
+    print(f"probe-sae: {shown}", file=sys.stderr)
 
 
 def emit(result: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -205,7 +205,7 @@ def _others(
     found: dict[str, Baseline] = {}
     if baselines:
         if ground.held.all():
-            say("no rows of this store were trained on: baselines are fitted on those measured.")
+            say("baselines are fitted on the rows measured: none is known to be trained on.")
         seen = ~ground.held if not ground.held.all() else ground.held
         stream = stream_of(ground.store, ground.sites, ground.seed, seen)
         found["mean"] = Baseline(Constant(sae, ground.centre(sae)), runs_in_host=False)

@@ -11,6 +11,7 @@ from torch import Tensor
 from probe_sae.errors import SettingsError, ShapeError, SiteNotFound
 from probe_sae.progress import progress, say
 from probe_sae.sae import SAE
+from probe_sae.site_names import named
 from probe_sae.store import Store, held_out_contexts
 
 BATCH_ROWS = 4096
@@ -23,14 +24,7 @@ def sites_of(sae: SAE, store: Store) -> list[str]:
         SiteNotFound: the store lacks one of them.
         ShapeError: rows are not as long as those that the dictionary takes.
     """
-    names = sae.provenance.get("sites")
-    if not names and len(store.sites) > 1:
-        raise SiteNotFound(
-            f"{store.folder} has {len(store.sites)} sites: {', '.join(store.sites)}; which of them "
-            "this dictionary is of, it does not say. Say it: load_sae(path, sites=[...]), or "
-            "`probe-sae import ... --site`."
-        )
-    sites = [store.site(name) for name in names or [None]]
+    sites = [store.site(name) for name in _names_of(sae, store)]
     widths = tuple(site.width for site in sites)
     if widths != sae.widths:
         raise ShapeError(
@@ -39,6 +33,26 @@ def sites_of(sae: SAE, store: Store) -> list[str]:
             f"{' + '.join(map(str, sae.widths))}."
         )
     return [site.name for site in sites]
+
+
+def _names_of(sae: SAE, store: Store) -> list[str | None]:
+    """Return the names of sites as a store has them; None for its only one."""
+    names = sae.named_sites
+    if sae.provenance.get("sites"):
+        return [*names]
+    found = [ours for name in names for ours in named(name, store.sites)]
+    if found and len(found) == len(sae.widths):
+        return [*found]
+    theirs = f"it names {', '.join(names)}" if names else "it does not say"
+    if len(store.sites) > 1:
+        raise SiteNotFound(
+            f"{store.folder} has {len(store.sites)} sites: {', '.join(store.sites)}; which of them "
+            f"this dictionary is of: {theirs}. Say it: load_sae(path, sites=[...]), or `probe-sae "
+            "import ... --site`."
+        )
+    if names:
+        say(f"of the dictionary's sites {theirs}; rows of {', '.join(store.sites)} are read here.")
+    return [None]
 
 
 def check_same_sites(a: SAE, b: SAE) -> None:

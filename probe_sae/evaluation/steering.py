@@ -92,7 +92,7 @@ def steer(
 
 
 def _site(sae: SAE) -> str:
-    sites = sae.provenance.get("sites") or []
+    sites = sae.named_sites
     if not sites:
         raise SettingsError("the dictionary does not say its site; give it with --site.")
     if len(sites) > 1:

@@ -15,7 +15,7 @@ from torch import Tensor
 from probe_sae.errors import FormatError, near
 from probe_sae.interop.reading import Weights
 from probe_sae.interop.refusing import Refused, refuse
-from probe_sae.interop.source import Source, assemble, provenance_of, whole
+from probe_sae.interop.source import Source, assemble, provenance_of
 from probe_sae.sae import PlainSAE, with_centre
 
 CLASSES = {
@@ -37,6 +37,8 @@ _UNCENTRED = ("AutoEncoderNew", "JumpReluAutoEncoder")
 
 def is_dictionary_learning(source: Source) -> bool:
     """Return whether a folder, or the state dict in a file, is dictionary_learning's."""
+    if source.path.is_dir() and source.has("ae.pt") and "dict_class" in _trainer(source):
+        return True
     return _class_of(source, source.weights) is not None
 
 
@@ -46,12 +48,17 @@ def read_dictionary_learning(source: Source) -> PlainSAE:
     Raises:
         FormatError: it is damaged, or of a class that is not known.
     """
-    weights = source.weights
+    is_folder = source.path.is_dir() and source.has("ae.pt")  # other files may lie beside it
+    weights = source.read("ae.pt") if is_folder else source.weights
     kind, trainer = _class_of(source, weights), _trainer(source)
+    if kind == _EITHER:
+        raise FormatError(
+            f"{source.path} fits {kind}, and nothing says which it is. Say it: "
+            "`--set dict_class=BatchTopKSAE`, or load_sae(path, dict_class=...)."
+        )
     if kind is None or kind not in CLASSES:
         raise FormatError(
-            f"{source.path} is of class {kind}; known are {', '.join(CLASSES)}. Where the file "
-            f"does not say which, say it: `--set dict_class=BatchTopKSAE`."
+            f"{source.path} is of class {kind}; known are {', '.join(CLASSES)}."
             f"{near(str(kind), CLASSES)}"
         )
     parts = _matrices(weights, is_linear="encoder.weight" in weights)
@@ -64,11 +71,12 @@ def read_dictionary_learning(source: Source) -> PlainSAE:
         parts["threshold"] = _threshold(source, weights, many, kind)
     if kind not in _UNCENTRED:
         parts["centre"] = parts["b_dec"]
-    k = weights.number("k") or trainer.get("k") if kind == "AutoEncoderTopK" else 0
+    if kind == "AutoEncoder":
+        _measure_by_length(parts)
     sae = assemble(
         **parts,  # pyright: ignore[reportArgumentType]
         activation=CLASSES[kind],
-        k=source.k() if k is None else whole(k, "k"),
+        k=source.k(weights.number("k") or trainer.get("k")) if kind == "AutoEncoderTopK" else 0,
     )
     sae.provenance = provenance_of(
         {"format": "dictionary_learning", "dict_class": kind},
@@ -88,7 +96,7 @@ def _trainer(source: Source) -> dict[str, Any]:
 
 def _class_of(source: Source, weights: Weights) -> str | None:
     """Return the class, from the configuration, the owner, or names that only one class has."""
-    named = source.options.get("dict_class") or _trainer(source).get("dict_class")
+    named = source.option("dict_class") or _trainer(source).get("dict_class")
     if named is not None:
         return str(named)
     for names, kind in (
@@ -100,7 +108,19 @@ def _class_of(source: Source, weights: Weights) -> str | None:
         if all(name in weights for name in names):
             return kind
     is_either = all(name in weights for name in ("encoder.weight", "b_dec", "k", "threshold"))
-    return "AutoEncoderTopK or BatchTopKSAE" if is_either else None
+    return _EITHER if is_either else None
+
+
+_EITHER = "AutoEncoderTopK or BatchTopKSAE"
+
+
+def _measure_by_length(parts: dict[str, Tensor]) -> None:
+    """Let directions have length 1 and codes say more in return, as the library's loader does."""
+    lengths = parts["W_dec"].norm(dim=1)
+    if torch.allclose(lengths, torch.ones_like(lengths)):
+        return
+    parts["W_dec"] = parts["W_dec"] / lengths[:, None]
+    parts["W_enc"], parts["b_enc"] = parts["W_enc"] * lengths[:, None], parts["b_enc"] * lengths
 
 
 def _matrices(weights: Weights, *, is_linear: bool) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from probe_sae.errors import FormatError, SettingsError
-from probe_sae.interop.formats import FORMATS, format_named, format_of
+from probe_sae.errors import FormatError, SettingsError, near
+from probe_sae.interop.formats import FORMATS, Write, format_named, format_of
 from probe_sae.interop.reading import read_json
 from probe_sae.interop.source import Source
 from probe_sae.outputs import refuse_partial, whole_folder
@@ -40,7 +40,15 @@ def load_sae(path: str | Path, *, sites: Sequence[str] = (), **options: Any) -> 
         SettingsError: an option that there is not.
     """
     path = _at_hand(path)
-    sae = load_ours(path) if _is_ours(path) else read_foreign(path, None, options)
+    if _is_ours(path):
+        if options:
+            raise SettingsError(
+                f"{path} is one of ours, and says {', '.join(options)} itself; options are for "
+                "other libraries' files."
+            )
+        sae = load_ours(path)
+    else:
+        sae = read_foreign(path, None, options)
     _say_sites(sae, sites)
     return sae
 
@@ -79,17 +87,20 @@ def _say_sites(sae: SAE, sites: Sequence[str]) -> None:
 
 def _at_hand(path: str | Path) -> Path:
     """Return the local path of a dictionary; one of the hub is downloaded."""
-    return fetch_folder(str(path)) if is_hub_id(str(path)) else refuse_partial(path)
+    if is_hub_id(str(path)):
+        return fetch_folder(str(path))
+    path = refuse_partial(path)
+    if not path.exists():
+        raise FormatError(f"there is no {path}. One on the Hugging Face hub is hf:USER/NAME.")
+    return path
 
 
 def _is_ours(path: Path) -> bool:
     config = path / "config.json"
-    if not path.exists():
-        return True  # whose message says what was expected
     if not path.is_dir():
         return False
     if not config.is_file():
-        return not any(path.iterdir())
+        return not any(path.iterdir())  # whose message says what was expected
     return read_json(config).get("format") == OURS
 
 
@@ -105,14 +116,20 @@ def read_foreign(path: Path, named: str | None, options: dict[str, Any]) -> Plai
         FormatError: it is missing, damaged, hostile or of no known format.
         SettingsError: an option that there is not.
     """
-    if not path.exists():
-        raise FormatError(f"there is no {path}.")
     source = Source(path, options)
     kind = format_named(named or format_of(source))
     if named is not None and not kind.is_it(source):
         raise FormatError(f"{path} is not of the format {named}; it is {format_of(source)}.")
     sae = kind.read(source)
+    if unused := [name for name in options if name not in source.used]:
+        raise SettingsError(
+            f"{path} says {', '.join(unused)} itself, or has no use for it; leave it out."
+        )
     sae.provenance["imported"]["from"] = path.name
+    if source.has(_NOTE):  # written by us, and says what its sites are here
+        sites = source.config(_NOTE).get("sites")
+        if isinstance(sites, list) and sites and all(isinstance(site, str) for site in sites):
+            sae.provenance.setdefault("trained_on", {})["hooks"] = sites
     return sae
 
 
@@ -140,11 +157,11 @@ def import_sae(
         OutputExists: `out` is there already.
     """
     path = _at_hand(path)
-    if _is_ours(path) and path.exists():
+    if _is_ours(path) and (path / "config.json").is_file():
         raise FormatError(f"{path} is a dictionary of ours already; use it as it is.")
     sae = read_foreign(path, format, options)
     _say_sites(sae, sites)
-    with whole_folder(out, force=force, marks=("sae.safetensors",)) as folder:
+    with whole_folder(out, force=force, marks=("config.json",)) as folder:
         save_sae(folder, sae)
     return sae
 
@@ -174,17 +191,33 @@ def export_sae(
         OutputExists: `out` is there already.
     """
     sae = as_sae(sae)
-    write = None if format == "plain" else format_named(format).write
-    if write is None and format != "plain":
-        raise FormatError(f"{format} is read only; written are {', '.join(WRITABLE)}.")
+    format = format.lower()
+    if format not in WRITABLE:
+        what = "is read only" if format in FORMATS else "is no format"
+        raise FormatError(
+            f"{format!r} {what}; written are {', '.join(WRITABLE)}, and analyses for neuronpedia "
+            f"(write_neuronpedia).{near(format, WRITABLE)}"
+        )
     with torch.no_grad():
         plain, words = as_plain(sae.cpu()), _words(sae)
-        with whole_folder(out, force=force, marks=(_NOTE, "sae.safetensors")) as folder:
-            if write is None:
+        with whole_folder(out, force=force, marks=(_NOTE, "config.json")) as folder:
+            if format == "plain":
                 save_sae(folder, plain)
-            else:
-                write(plain, folder, words)
-                (folder / _NOTE).write_text(json.dumps(words["written"], indent=1))
+                return
+            try:
+                _written(format)(plain, folder, words)
+            except SettingsError as problem:
+                kind, there = sae.settings.arch, plain.settings.activation
+                became = "" if kind in ("plain", there) else f" ({kind} becomes {there} there.)"
+                raise SettingsError(f"{problem}{became}") from problem
+            (folder / _NOTE).write_text(json.dumps(words["written"], indent=1))
+
+
+def _written(format: str) -> Write:
+    write = FORMATS[format].write
+    if write is None:
+        raise FormatError(f"{format!r} is read only.")
+    return write
 
 
 def _words(sae: SAE) -> dict[str, Any]:
@@ -198,6 +231,7 @@ def _words(sae: SAE) -> dict[str, Any]:
     layer = re.search(r"\d+", str(sites[0]))
     scale = sae.input_scale.flatten()
     written = {
+        "format": "probe_sae.export",
         "version": __version__,
         "arch": sae.settings.arch,
         "folded_input_scale": float(scale[0]) if len(scale) == 1 else None,

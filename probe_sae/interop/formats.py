@@ -48,6 +48,9 @@ def format_of(source: Source) -> str:
     Raises:
         FormatError: it is none that is known.
     """
+    for weights in ("sae_weights.safetensors", "sae.safetensors"):
+        if source.has(weights) and not (source.has("cfg.json") or source.has("config.json")):
+            raise FormatError(f"{source.folder} has {weights}, but cfg.json is missing beside it.")
     for name, kind in FORMATS.items():
         if kind.is_it(source):
             return name
@@ -66,12 +69,24 @@ def format_named(name: str) -> Format:
     return FORMATS[name]
 
 
+_OTHERS = {
+    "manifest.json": "a store",
+    "analysis.json": "an analysis",
+    "codes.json": "the codes of a store",
+    "report.json": "a report",
+}
+"""What else of ours a folder may be, by the file that tells."""
+
+
 def _hint(source: Source) -> str:
     """Return what there is, and what could be meant."""
     if source.path.is_file():
         names = ", ".join(sorted(source.weights.tensors)[:12])
         return f"Its tensors are {names or 'none'}; known formats are {', '.join(FORMATS)}."
     there = sorted(item.name for item in source.path.iterdir())
+    for name, what in _OTHERS.items():
+        if name in there:
+            return f"It is {what}."
     inside = [
         name
         for name in there

@@ -45,7 +45,7 @@ def read_gemma_scope(source: Source) -> PlainSAE:
     d_out = W_dec.shape[1]
     where = str(source.path.absolute()).lower()
     is_transcoder = bool(
-        source.options.get("transcoder")
+        source.option("transcoder")
         or d_in != d_out
         or config.get("hf_hook_point_out")
         or "affine_skip_connection" in weights

@@ -7,7 +7,7 @@ import torch
 
 from probe_sae.errors import FormatError
 from probe_sae.interop.refusing import Refused, refuse
-from probe_sae.interop.source import Source, assemble, provenance_of, whole
+from probe_sae.interop.source import Source, assemble, provenance_of
 from probe_sae.sae import PlainSAE, with_centre
 
 WEIGHTS = "autoencoder.pt"
@@ -45,7 +45,7 @@ def read_openai(source: Source) -> PlainSAE:
         W_dec,
         weights.take("pre_bias", d_in),
         activation="topk" if is_topk else "relu",
-        k=whole(state.get("k"), "k") if is_topk else 0,
+        k=source.k(state.get("k")) if is_topk else 0,
         normalise="layer_norm" if is_topk else "none",
         centre=weights.take("pre_bias", d_in),
     )

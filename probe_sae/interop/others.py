@@ -165,7 +165,7 @@ def read_overcomplete(source: Source) -> PlainSAE:
     extra = [name for name in weights.tensors if name.startswith("encoder.") and first not in name]
     if extra or f"{first}.weight" not in weights:
         raise FormatError(f"{source.path} has more than a linear encoder ({extra}); not read.")
-    activation = source.options.get("activation", "")
+    activation = source.option("activation")
     if activation not in ("relu", "topk"):
         raise FormatError(
             f"{source.path} does not say what chooses its firings; say it: "

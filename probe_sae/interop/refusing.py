@@ -10,11 +10,11 @@ from probe_sae.sae import PlainSAE
 class Refused(Enum):
     """What a format lacks."""
 
-    activation = "it has no {activation} features"
-    transcoder = "it has no transcoders"
-    transcoder_activation = "it has no transcoders of {activation} features"
-    skip = "it has no skip past the features of an autoencoder"
-    normalise = "it does not normalise rows, as this one does by {normalise}"
+    activation = "{library} has no {activation} features"
+    transcoder = "{library} has no transcoders"
+    transcoder_activation = "{library} has no transcoders of {activation} features"
+    skip = "{library} has no skip past the features of an autoencoder"
+    normalise = "{library} does not normalise rows, as this one does by {normalise}"
     must_normalise = "its TopK brings every row to mean 0 and deviation 1 first, this one does not"
     widths = "its rows are as long before as behind it; here {d_model} and {d_out}"
 
@@ -27,6 +27,7 @@ def refuse(library: str, sae: PlainSAE, why: Refused) -> NoReturn:
     """
     settings = sae.settings
     reason = why.value.format(
+        library=library,
         activation=settings.activation,
         normalise=settings.normalise,
         d_model=sae.d_model,

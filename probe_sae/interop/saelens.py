@@ -57,8 +57,8 @@ def read_saelens(source: Source) -> PlainSAE:
             f"{_REFUSED.get(arch, 'it is not known')}. Known are {', '.join(_ACTIVATIONS)}."
         )
     weights, is_transcoder = source.read(WEIGHTS), "transcoder" in arch
-    d_in, many = whole(config.get("d_in"), "d_in"), whole(config.get("d_sae"), "d_sae")
-    d_out = whole(config.get("d_out", d_in), "d_out") if is_transcoder else d_in
+    d_in, many = (whole(config.get(name), f"{source.path}: {name}") for name in ("d_in", "d_sae"))
+    d_out = whole(config.get("d_out", d_in), f"{source.path}: d_out") if is_transcoder else d_in
     parts: dict[str, Tensor | None] = {
         "W_enc": weights.take("W_enc", d_in, many).T,
         "b_enc": weights.take("b_gate" if arch == "gated" else "b_enc", many),
@@ -78,7 +78,7 @@ def read_saelens(source: Source) -> PlainSAE:
     sae = assemble(
         **parts,  # pyright: ignore[reportArgumentType]
         activation=_ACTIVATIONS[arch],
-        k=whole(config.get("k"), "k") if "topk" in _ACTIVATIONS[arch] else 0,
+        k=source.k(config.get("k")) if "topk" in _ACTIVATIONS[arch] else 0,
         normalise=_NORMALISE.get(config["normalize_activations"], "none"),
         is_transcoder=is_transcoder,
     )

@@ -34,6 +34,7 @@ class Source:
                     f"an import has no option {name!r}; there are {known}.{near(name, OPTIONS)}"
                 )
         self.path, self.options = path, options
+        self.used: set[str] = set()
         self.folder = path if path.is_dir() else path.parent
 
     def has(self, *names: str) -> bool:
@@ -57,6 +58,8 @@ class Source:
         """What is in `file`; nothing where there is none."""
         if self.file is None:
             return Weights({}, self.path)
+        if self.file.suffix not in WEIGHTS:
+            raise FormatError(f"{self.file} is no file of weights ({', '.join(WEIGHTS)}).")
         read: Any = {".safetensors": read_safetensors, ".npz": read_npz}
         return Weights(read.get(self.file.suffix, read_torch)(self.file), self.file)
 
@@ -65,14 +68,21 @@ class Source:
         file = self.folder / name
         return Weights((read_torch if file.suffix in TORCH else read_safetensors)(file), file)
 
-    def k(self) -> int:
-        """Return the number of firings of a row, as the owner says or a name has it.
+    def option(self, name: str) -> Any:
+        """Return what the owner says; None where that is nothing."""
+        self.used.add(name)
+        return self.options.get(name)
+
+    def k(self, known: Any = None) -> int:
+        """Return the number of firings of a row, as the files, the owner or a name have it.
 
         Raises:
             FormatError: nothing says it.
         """
-        if "k" in self.options:
-            return whole(self.options["k"], "k")
+        if known is not None:
+            return whole(known, f"{self.path}: k")
+        if (given := self.option("k")) is not None:
+            return whole(given, "k")
         match = re.search(r"[Ll]0_(\d+)", str(self.path))
         if match is None:
             raise FormatError(

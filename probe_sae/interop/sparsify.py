@@ -32,9 +32,11 @@ def read_sparsify(source: Source) -> PlainSAE:
     config, weights = source.config(CONFIG), source.read(WEIGHTS)
     if config.get("signed"):
         raise FormatError(f"{source.path} is signed: its firings may be negative; not read.")
-    d_in = whole(config.get("d_in"), "d_in")
-    many = config.get("num_latents") or d_in * whole(config.get("expansion_factor"), "expansion")
-    many, activation = whole(many, "num_latents"), config.get("activation", "topk")
+    d_in = whole(config.get("d_in"), f"{source.path}: d_in")
+    many = config.get("num_latents") or d_in * whole(
+        config.get("expansion_factor"), f"{source.path}: num_latents or expansion_factor"
+    )
+    many, activation = whole(many, f"{source.path}: num_latents"), config.get("activation", "topk")
     if activation not in ("topk", "groupmax"):
         raise FormatError(f"{source.path}: activation is {activation!r}; known: topk, groupmax.")
     b_dec = weights.take("b_dec", d_in)
@@ -45,7 +47,7 @@ def read_sparsify(source: Source) -> PlainSAE:
         weights.take("W_dec", many, d_in),
         b_dec,
         activation=activation,
-        k=whole(config.get("k"), "k"),
+        k=source.k(config.get("k")),
         is_transcoder=is_transcoder,
         centre=None if is_transcoder else b_dec,
         W_skip=weights.take("W_skip", d_in, d_in) if "W_skip" in weights else None,

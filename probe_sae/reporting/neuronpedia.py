@@ -49,12 +49,14 @@ def write_neuronpedia(analysis: Analysis, out: str | Path, *, force: bool = Fals
         "sae_id_suffix": None,
     }
     begins = range(0, analysis.count, BATCH)
-    with whole_folder(out, force=force, marks=("batch-0.json",)) as folder:
+    with whole_folder(out, force=force, marks=("probe_sae.json",)) as folder:
         for number, begin in enumerate(begins):
             features = range(begin, min(begin + BATCH, analysis.count))
             batch = head | {"features": [_feature(analysis, inputs, one) for one in features]}
             text = json.dumps(batch, ensure_ascii=True, allow_nan=False)
             (folder / f"batch-{number}.json").write_text(text, "ascii")
+        note = {"format": "probe_sae.neuronpedia", "features": analysis.count, "site": site}
+        (folder / "probe_sae.json").write_text(json.dumps(note), "ascii")
     return len(begins)
 
 

@@ -138,6 +138,12 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
         return rows, rows
 
     @property
+    def named_sites(self) -> list[str]:
+        """Sites that it says it is of; of another library's, the hooks that its files name."""
+        trained_on: Any = self.provenance.get("trained_on") or {}
+        return list(self.provenance.get("sites") or trained_on.get("hooks") or [])
+
+    @property
     def is_autoencoder(self) -> bool:
         """Whether it reconstructs the rows that it encodes."""
         return True

@@ -65,6 +65,8 @@ def _unlike_plain(sae: SAE) -> str:
     """Return why a dictionary has no plain form; nothing where it has one."""
     if isinstance(sae, CrosscoderSAE):
         return "its features are written to several sites"
+    if len(sae.widths) > 1 and sae.is_autoencoder:
+        return "its rows are of several sites"
     if isinstance(sae, MatchingPursuitSAE):
         return "each of its features is chosen by what the earlier ones leave"
     if isinstance(sae, DenseSAE) and not sae.is_linear:

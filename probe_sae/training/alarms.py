@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from probe_sae.progress import say
-from probe_sae.sae import SAE, Settings
+from probe_sae.sae import SAE, PlainSAE, Settings
 from probe_sae.training.settings import TrainSettings
 
 MISSED = 1.5
@@ -180,6 +180,8 @@ def warn_of_scale(sae: SAE, rows: Tensor) -> None:
         sae: the dictionary.
         rows: raw rows as a stream has them, [rows, sum of widths].
     """
+    if isinstance(sae, PlainSAE):  # nothing is known of the rows that it was trained on
+        return
     x, _ = sae.split(rows)
     power = float((x.double() * sae.input_scale.double()).square().mean())
     if not sae.settings.is_scaled or 0.5 < power < 2 or not len(x):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.progress import say
-from probe_sae.sae import Settings
+from probe_sae.sae import Plain, Settings
 from probe_sae.store import (
     SiteRows,
     SitesStream,
@@ -51,6 +51,11 @@ def check_given(data: Any, settings: Any, trainer: Any) -> None:
     if not isinstance(settings, Sequence) or isinstance(settings, str) or not settings:
         raise SettingsError(f"settings are {settings!r}; expected a list of at least one.")
     for each in settings:
+        if isinstance(each, Plain):
+            raise SettingsError(
+                "a dictionary of another library is for use and exchange, and is not trained "
+                "further. Choose an architecture: `probe-sae list archs`."
+            )
         if not isinstance(each, Settings):
             raise SettingsError(
                 f"settings are {each!r}; expected those of an architecture, such as "

@@ -176,7 +176,8 @@ def dictionary_learning_write(base: Path) -> None:
         trainer = {"dict_class": name, "k": K, "activation_dim": D, "dict_size": FEATURES}
         trainer |= {"lm_name": "some/model", "submodule_name": "resid_post_layer_3", "layer": 3}
         (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {}}))
-        keep(folder, sae.encode(x), sae(x))
+        loaded, _ = import_module("dictionary_learning.utils").load_dictionary(str(folder), "cpu")
+        keep(folder, loaded.encode(x), loaded(x))
 
 
 def dictionary_learning_read(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:

@@ -137,7 +137,7 @@ def test_an_analysis_is_written_for_neuronpedia(folder: Path, ask: Call, tmp_pat
     out = tmp_path / "batches"
     done = ask("export", folder / "analysis", "--format", "neuronpedia", "--out", out, "--json")
 
-    assert json.loads(done.stdout)["files"] == ["batch-0.json"]
+    assert json.loads(done.stdout)["files"] == ["batch-0.json", "probe_sae.json"]
     assert len(json.loads((out / "batch-0.json").read_text())["features"]) == 24
 
 

@@ -158,7 +158,11 @@ def run_dictionary_learning(folder: Path, x: Tensor) -> Run:
     assert b_dec is not None
     if kind not in ("AutoEncoderNew", "JumpReluAutoEncoder"):
         z = z - b_dec
-    pre = z @ W_enc + w.get("b_enc", w.get("encoder.bias", torch.zeros(())))
+    b_enc = w.get("b_enc", w.get("encoder.bias", torch.zeros(())))
+    if kind == "AutoEncoder":  # its loader brings directions to length 1
+        lengths = W_dec.norm(dim=1)
+        W_enc, b_enc, W_dec = W_enc * lengths, b_enc * lengths, W_dec / lengths[:, None]
+    pre = z @ W_enc + b_enc
     if kind == "GatedAutoEncoder":
         codes = (pre + w["gate_bias"] > 0) * (w["r_mag"].exp() * pre + w["mag_bias"]).relu()
     elif kind == "AutoEncoderTopK":

@@ -145,7 +145,7 @@ def test_a_format_refuses_what_it_has_not(name: str, tmp_path: Path) -> None:
     kind = {"saelens": "groupmax", "sparsify": "gated", "gemma_scope": "topk"}
     sae = Plain(MANY, kind.get(name, "signed_topk"), k=4).build((D,))
 
-    with pytest.raises(SettingsError, match=f"it has no {sae.settings.activation} features"):
+    with pytest.raises(SettingsError, match=f"has no {sae.settings.activation} features"):
         ps.export_sae(sae, tmp_path / "out", name)
 
     assert list(tmp_path.iterdir()) == []

@@ -217,7 +217,7 @@ def test_what_there_is_is_named_where_nothing_is_known(tmp_path: Path) -> None:
         ps.load_sae(tmp_path)
     with pytest.raises(FormatError, match=r"layers\.3, layers\.4\. Name one"):
         ps.load_sae(run)
-    with pytest.raises(FormatError, match="no dictionary"):
+    with pytest.raises(FormatError, match="there is no"):
         ps.load_sae(tmp_path / "nowhere")
     with pytest.raises(SettingsError, match="Near it: k"):
         ps.load_sae(run / "layers.3", kk=3)
