@@ -1,5 +1,6 @@
 """An output folder is whole or absent: unfinished work lives in `OUT.partial/`."""
 
+import errno
 import os
 import shutil
 import signal
@@ -84,13 +85,35 @@ def whole_folder(
         _put_in_place(partial, out)
 
 
+def path_of(given: object) -> Path:
+    """Return what a person gave as the name of a file or folder, as a Path.
+
+    Raises:
+        ProbeSaeError: it is no text, or empty, or no name that a file can have.
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        raise ProbeSaeError(f"expected the path of a file or folder; got {type(given).__name__}.")
+    name = os.fsdecode(given)  # pyright: ignore[reportUnknownArgumentType]
+    if not name:
+        raise ProbeSaeError("expected the path of a file or folder; got an empty one.")
+    try:
+        Path(name).stat()
+    except ValueError as problem:
+        raise ProbeSaeError(f"{_short(name)} is no path: {problem}.") from problem
+    except OSError as problem:
+        if problem.errno == errno.ENAMETOOLONG:
+            raise ProbeSaeError(f"{_short(name)} is no path: it is too long.") from problem
+    return Path(name)
+
+
 def refuse_partial(path: str | Path) -> Path:
     """Return `path` as a Path.
 
     Raises:
-        ProbeSaeError: it is unfinished work, which no command but the one that makes it may read.
+        ProbeSaeError: it is no path, or it is unfinished work, which no command but the one that
+            makes it may read.
     """
-    path = Path(path)
+    path = path_of(path)
     if path.resolve().name.endswith(".partial"):
         raise ProbeSaeError(
             f"{path} is unfinished work. Continue it with --resume, then use the finished folder."
@@ -106,6 +129,15 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def usual_permissions(path: Path) -> None:
+    """Let a file be read by whom the umask says; safetensors lets nobody but its owner."""
+    beside = path.with_name(f"{path.name}.permissions")
+    with beside.open("w") as file:  # the umask cannot be read without being changed for a moment
+        mode = os.fstat(file.fileno()).st_mode & 0o777
+    beside.unlink()
+    path.chmod(mode)
 
 
 def sync(path: Path) -> None:
@@ -201,6 +233,10 @@ def _is_ours(path: Path) -> bool:
             return b"probe_sae" in file.read(1 << 20)
     except OSError:
         return False
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 100 else f"{name[:99]}…")
 
 
 def _worth_keeping(partial: Path, keep: str) -> bool:

@@ -1,13 +1,23 @@
 """An output is whole or absent."""
 
 import contextlib
+import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from probe_sae.errors import OutputExists, ProbeSaeError
-from probe_sae.outputs import interrupts_wait, refuse_partial, whole_folder, write_whole
+from probe_sae.interop import load_sae
+from probe_sae.outputs import (
+    interrupts_wait,
+    refuse_partial,
+    usual_permissions,
+    whole_folder,
+    write_whole,
+)
+from probe_sae.sae import SAE
 
 
 def _interrupted(out: Path, *, keep: str) -> None:
@@ -88,6 +98,24 @@ def test_unfinished_work_is_no_input(tmp_path: Path) -> None:
         refuse_partial(tmp_path / "store.partial")
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (None, "got NoneType"),
+        (3, "got int"),
+        ("", "got an empty one"),
+        ("a\0b", r"'a\\x00b' is no path"),
+        ("a" * 5_000, r"^'a{99}…' is no path: it is too long"),
+    ],
+)
+def test_what_is_no_path_is_named(path: Any, message: str) -> None:
+    with pytest.raises(ProbeSaeError, match=message):
+        refuse_partial(path)
+    for load in (load_sae, SAE.from_pretrained):
+        with pytest.raises(ProbeSaeError, match=message):
+            load(path)
+
+
 def _ended_by_a_scheduler(out: Path, reached: list[str]) -> None:
     with whole_folder(out, keep="a.txt") as folder:
         write_whole(folder / "a.txt", "a")
@@ -161,3 +189,15 @@ def test_force_does_not_replace_a_folder_in_which_outputs_lie_beside_other_thing
 def _write(out: Path, marks: tuple[str, ...]) -> None:
     with whole_folder(out, force=True, marks=marks) as folder:
         write_whole(folder / "a.txt", "new")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask of files.")
+def test_a_private_file_gets_the_permissions_of_its_neighbours(tmp_path: Path) -> None:
+    private, usual = tmp_path / "private", tmp_path / "usual"
+    private.touch(mode=0o600)
+    usual.touch()
+
+    usual_permissions(private)
+
+    assert private.stat().st_mode == usual.stat().st_mode
+    assert len(list(tmp_path.iterdir())) == 2

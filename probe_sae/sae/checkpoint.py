@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from probe_sae.errors import FormatError, ProbeSaeError
-from probe_sae.outputs import refuse_partial, write_whole
+from probe_sae.outputs import refuse_partial, usual_permissions, write_whole
 from probe_sae.sae.architectures import saved_settings
 from probe_sae.sae.dictionary import SAE
 
@@ -45,6 +45,7 @@ def save_sae(folder: Path, sae: SAE, probe: Tensor | None = None) -> None:
     kept = {n: (t.float() if t.is_floating_point() else t) for n, t in tensors.items()}
     kept = {name: tensor.detach().contiguous() for name, tensor in kept.items()}
     save_file(kept, folder / "sae.safetensors")
+    usual_permissions(folder / "sae.safetensors")
     config = {
         "weights": _digest(folder / "sae.safetensors"),
         "format": FORMAT,

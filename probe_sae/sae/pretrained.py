@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from probe_sae.errors import FormatError
-from probe_sae.outputs import whole_folder, write_whole
+from probe_sae.outputs import path_of, whole_folder, write_whole
 from probe_sae.progress import say
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Pretrained:
         from probe_sae.sae.hub import OURS, Access, fetch_folder
         from probe_sae.sae.hub_ids import is_hub_id
 
-        here = Path(name_or_folder).expanduser()
+        here = path_of(name_or_folder).expanduser()
         if here.exists():
             where = here / subfolder
         else:

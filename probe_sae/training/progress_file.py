@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from probe_sae.errors import FormatError, SettingsError
-from probe_sae.outputs import sync_folder
+from probe_sae.outputs import sync_folder, usual_permissions
 
 NAME = "training.safetensors"
 """Tensors, and beside them what is no tensor, as JSON in the file's header."""
@@ -25,6 +25,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
     beside = folder / f"{NAME}.writing"
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(kept, beside, {"probe_sae.training": json.dumps({"version": _VERSION, **facts})})
+    usual_permissions(beside)
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
     beside.replace(folder / NAME)

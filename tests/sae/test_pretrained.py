@@ -71,6 +71,7 @@ def test_what_was_saved_loads_from_its_folder(sae: SAE, tmp_path: Path) -> None:
 
         assert torch.equal(loaded.encode(ROWS), sae.encode(ROWS))
         assert {path.name for path in folder.iterdir()} == {*OURS, "README.md"}
+        assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     again = ps.SAE.from_pretrained(tmp_path / "new", subfolder="sae")
     assert again.provenance == sae.provenance
     with pytest.raises(OutputExists):
