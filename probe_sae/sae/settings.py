@@ -27,6 +27,11 @@ class Settings(ABC):
     """Size of the dictionary."""
 
     def __post_init__(self) -> None:
+        for name in names_of(type(self)):
+            value = getattr(self, name)
+            # The command line's 16.0 reads, and is kept, as the 16 that a script gives.
+            if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+                object.__setattr__(self, name, int(value))
         if self.features < 1:
             raise SettingsError(f"features is {self.features}; expected at least 1.")
 

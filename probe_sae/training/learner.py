@@ -91,9 +91,8 @@ class Learner:
         if not torch.isfinite(loss):
             raise SettingsError(
                 f"{self._named}the loss is not finite at step {step + 1}, though its rows are; "
-                f"their largest activation is {float(rows.abs().max()):.3g}. Lower the learning "
-                f"rate (--set lr={self._rate(step) / 4:.1g}), or look at the rows with "
-                "`probe-sae store info`."
+                f"their largest activation is {float(rows.abs().max()):.3g}. "
+                f"{self._lower_rate(step)}, or look at the rows with `probe-sae store info`."
             )
 
     @torch.no_grad()
@@ -171,6 +170,13 @@ class Learner:
 
     def _rate(self, step: int) -> float:
         return self._trainer.rate(step, self.run.settings, self.sae.d_model)
+
+    def _lower_rate(self, step: int) -> str:
+        """Say which learning rate would be better than this step's."""
+        default = self.run.settings.learning_rate(self._trainer.rows, self.sae.d_model)
+        if self._trainer.lr > default:
+            return f"Lower the learning rate (without lr, it is chosen as {default:.2g} here)"
+        return f"Lower the learning rate (--set lr={self._rate(step) / 4:.1g})"
 
     def _dead(self) -> Tensor:
         return self._silent >= self._trainer.dead_window(self.run.settings)

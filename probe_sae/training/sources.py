@@ -11,6 +11,7 @@ from torch import Tensor
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.progress import say
 from probe_sae.sae import Plain, Settings
+from probe_sae.shown import as_text
 from probe_sae.store import (
     SiteRows,
     SitesStream,
@@ -137,7 +138,8 @@ def _say_mixing(stream: StoreStream | SitesStream, batch: int) -> None:
     advice = ""
     if companions > 1 and mixing > 1.5:
         advice = " `probe-sae store shuffle` writes a copy that is mixed perfectly."
+    met, by_chance = (as_text(float(f"{n:.2g}")) for n in (companions, companions / mixing))
     say(
-        f"mixing: a row meets {companions:.2g} rows of its own context in its batch, by chance it "
-        f"would be {companions / mixing:.2g}.{advice}"
+        f"mixing: a row meets {met} rows of its own context in its batch, by chance it would be "
+        f"{by_chance}.{advice}"
     )

@@ -63,6 +63,13 @@ def test_sparse_and_dense_codes_agree(arch: str) -> None:
     assert torch.allclose(sae(x), sae.reconstruct(x, codes), atol=1e-4)
 
 
+def test_whole_numbers_of_the_command_line_read_as_whole_numbers() -> None:
+    settings = settings_for("topk", {"features": 512, "k": 16.0})
+
+    assert repr(settings) == repr(TopK(features=512, k=16))
+    assert BatchTopK(512, k=2.5).k == 2.5
+
+
 @pytest.mark.parametrize("arch", EXACT)
 def test_codes_are_sparse(arch: str) -> None:
     sae, rows = make(arch)

@@ -8,6 +8,7 @@ import torch
 
 from probe_sae.errors import SettingsError
 from probe_sae.sae import KL, L1, JumpReLU, TopK
+from probe_sae.store import StoreStream
 from probe_sae.training import TrainSettings, train, train_several
 
 from .killed import make_store
@@ -68,6 +69,26 @@ def test_rows_of_a_tensor_that_are_no_numbers_go_by_their_own_number(bad: float)
 def test_learning_rates_that_are_none_are_refused(lr: float) -> None:
     with pytest.raises(SettingsError, match=r"lr is .*expected 0 or more"):
         TrainSettings(lr=lr)
+
+
+def test_a_learning_rate_that_ends_in_no_number_names_the_default() -> None:
+    run = TrainSettings(rows=2_000, batch_size=256, lr=1e30)
+    default = SMALL.learning_rate(2_000, 24)
+
+    with pytest.raises(SettingsError, match=f"without lr, it is chosen as {default:.2g} here"):
+        train(world(3_000, 1), SMALL, run)
+
+
+def test_rows_of_one_context_are_counted_in_whole_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StoreStream, "companions", lambda *_: 141.3)
+    monkeypatch.setattr(StoreStream, "mixing", lambda *_: 40.0)
+
+    train(make_store(tmp_path / "store"), SMALL, RUN, site="site")
+
+    said = capsys.readouterr().err
+    assert "a row meets 140 rows of its own context in its batch, by chance it would be 3.5" in said
 
 
 def test_a_ruined_dictionary_is_named_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
