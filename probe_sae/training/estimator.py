@@ -14,14 +14,17 @@ from torch import Tensor
 
 from probe_sae.devices import device_for
 from probe_sae.errors import SettingsError
-from probe_sae.sae import SAE, ReconstructionMeter, SparseCodes
+from probe_sae.sae import SAE, ReconstructionMeter, SparseCodes, architecture, names_of
 from probe_sae.training.beginning import train
 from probe_sae.training.settings import split_settings
 
 DTYPES = (np.float64, np.float32)
 """What rows may be; others become the first."""
+_OF_SEVERAL = ("transcoder", "crosscoder")
 CHUNK = 2048
 """Rows that are encoded or decoded at once."""
+FEWEST = 10
+"""Rows that a dictionary is fitted to: a tenth is kept from training, and is to hold a row."""
 EPOCHS = 100
 """Times that a run reads few rows, by default."""
 
@@ -32,7 +35,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     `fit` learns what `probe_sae.train` learns from the same rows, settings and seed, to the bit;
     `transform` gives `sae_.encode`, `inverse_transform` gives `sae_.decode`, both computed in
     float32. Rows come as NumPy arrays, pandas tables, lists or CPU tensors; what is returned has
-    their precision, float32 or float64. There is no `partial_fit`.
+    their precision, float32 or float64; float16 gives float32. There is no `partial_fit`.
 
     Attributes:
         sae_: the dictionary.
@@ -88,10 +91,10 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             y: not used.
 
         Raises:
-            ValueError: X is not finite numbers in two dimensions, or fewer than 2 rows.
+            ValueError: X is not finite numbers in two dimensions, or fewer than 10 rows.
             SettingsError: a setting is unknown or out of range, or there is nothing to learn.
         """
-        given = self._validated(X, reset=True, ensure_min_samples=2)
+        given = self._validated(X, reset=True, ensure_min_samples=FEWEST)
         arch, trainer = split_settings(self._table(len(given)))
         self.sae_ = train(_tensor(given), arch, trainer, device=self.device)
         self._n_features_out = self.sae_.features
@@ -173,6 +176,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     def _table(self, rows: int) -> dict[str, Any]:
         """Return all settings, as `split_settings` takes them, for a fit to so many rows."""
+        self._check_size()
         of_run = {
             "arch": self.arch,
             "features": self.features,
@@ -188,6 +192,21 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             )
         return of_run | others
 
+    def _check_size(self) -> None:
+        """Raise where the architecture is not for rows of one site, or its own k is too large."""
+        kind = architecture(self.arch)
+        if self.arch in _OF_SEVERAL:
+            raise SettingsError(
+                f"a {self.arch} learns from rows of several sites, and SparseAutoencoder has those "
+                "of one; choose another arch, or call probe_sae.train with a tuple of tensors."
+            )
+        own = getattr(kind, "k", None) if "k" in names_of(kind) else None
+        if self.k is None and own is not None and own > self.features:
+            raise SettingsError(
+                f"k is {own:g}, the default of {self.arch}, but there are {self.features} "
+                f"features; give k, between 1 and {self.features}."
+            )
+
     def _on_device(self) -> SAE:
         """Return the dictionary where it is to be computed with; `sae_` stays on the CPU."""
         device = device_for(self.device)
@@ -195,9 +214,10 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
 
 def _on_cpu(X: Any) -> Any:
-    """Return what scikit-learn can validate: a tensor's numbers, anything else as it is."""
+    """Return what scikit-learn can validate: a tensor's numbers, half precision as float32."""
     if not isinstance(X, Tensor):
-        return X
+        kinds = getattr(X, "dtypes", getattr(X, "dtype", None))  # of a table, of an array
+        return X.astype(np.float32) if kinds is not None and np.all(kinds == np.float16) else X
     rows = X.detach().cpu()
     return (rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows).numpy()
 

@@ -105,6 +105,22 @@ def test_rows_may_come_in_many_forms(x: np.ndarray, given: Any) -> None:
     assert np.array_equal(other.fit_transform(given(x)), codes)
 
 
+@pytest.mark.parametrize("table", [np.asarray, pd.DataFrame])
+def test_arrays_of_half_precision_count_as_float32(x: np.ndarray, table: Any) -> None:
+    rows = x.astype(np.float16)
+    fitted = estimator("topk").fit(table(rows))
+
+    codes = fitted.transform(table(rows))
+
+    assert codes.dtype == fitted.inverse_transform(codes.astype(np.float16)).dtype == np.float32
+    assert np.array_equal(codes, fitted.transform(rows.astype(np.float32)))
+
+
+def test_too_few_rows_to_keep_some_from_training_are_refused(x: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"5 sample\(s\).*minimum of 10"):
+        estimator().fit(x[:5])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_tensors_of_half_precision_count_as_float32(x: np.ndarray, dtype: torch.dtype) -> None:
     rows = torch.from_numpy(x).to(dtype)
@@ -163,7 +179,9 @@ def test_what_joblib_kept_gives_the_same(x: np.ndarray, arch: str, tmp_path: Pat
     ("changes", "message"),
     [
         ({"arch": "topkk"}, "Near it: topk"),
-        ({"arch": "transcoder"}, "takes two sites"),
+        ({"arch": "transcoder"}, "a transcoder learns from rows of several sites"),
+        ({"arch": "crosscoder"}, "a crosscoder learns from rows of several sites"),
+        ({"k": None, "features": 16}, "k is 32, the default of batchtopk, but .* 16 features"),
         ({"arch": "kl", "k": 3}, "neither kl nor the trainer has a setting 'k'"),
         ({"k": 33}, "between 1 and 32"),
         ({"features": 2.5}, "expected a whole number"),
