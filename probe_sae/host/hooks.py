@@ -4,6 +4,7 @@ Reading and replacing "the tensor" of a module whose input or output may be a te
 list, a dict or a transformers ModelOutput, given by position or by keyword.
 """
 
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -60,7 +61,9 @@ def hooked(model: nn.Module, sites: list[Site], see: See, root: nn.Module) -> Ge
 def _hooks_fire(modules: Any) -> Generator[None]:
     """Switch off, while the block runs, what passes hooks by."""
     with ExitStack() as stack:
-        if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in modules):
+        # whoever compiled the whole model holds it in a module or a function that it knows nothing
+        # of, and compiled frames are not guarded against new hooks: so everything runs uncompiled
+        if "torch._dynamo" in sys.modules:  # imported by the first torch.compile, in a second
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if any(isinstance(m, (nn.TransformerEncoder, nn.TransformerEncoderLayer)) for m in modules):
             before = torch.backends.mha.get_fastpath_enabled()

@@ -104,6 +104,15 @@ def test_a_wrapped_model_is_tapped_and_edited_as_its_owner_runs_it(
     assert torch.equal(gpt2(TOKENS).logits, before)
 
 
+def test_a_wrapped_model_is_called_what_it_is_not_what_it_is_wrapped_in(
+    gpt2: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = load_host(nn.DataParallel(gpt2))
+
+    assert host.name == "GPT2LMHeadModel"
+    assert "GPT2LMHeadModel is wrapped in DataParallel; looking" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", ["nnsight", "pipeline", "pipeline of an adapted one"])
 def test_a_wrappers_tokenizer_comes_along(gpt2: nn.Module, how: str) -> None:
     host = load_host(WRAPPERS[how](gpt2))
