@@ -15,7 +15,7 @@ from probe_sae.host.edit import (
 from probe_sae.host.hook_map_file import hook_maps
 from probe_sae.host.host import Host
 from probe_sae.host.libraries import versions
-from probe_sae.host.loading import bundled_hosts, load_host
+from probe_sae.host.loading import bundled_hosts, host_of, load_host
 from probe_sae.host.sites import Site
 from probe_sae.host.tap import SiteWatch, tap
 
@@ -35,6 +35,7 @@ __all__ = [
     "constant",
     "edit",
     "hook_maps",
+    "host_of",
     "load_host",
     "tap",
     "versions",

@@ -17,6 +17,7 @@ from probe_sae.host.hook_map_file import hook_map_for
 from probe_sae.host.host import Host
 from probe_sae.host.libraries import BUNDLED, optional, torchvision, transformers
 from probe_sae.host.pixels import pixels
+from probe_sae.host.wrapped import unwrapped
 from probe_sae.progress import say
 
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
@@ -67,7 +68,8 @@ def load_host(
         EnvironmentProblem: torchvision does not fit torch.
     """
     if not isinstance(name, (str, Path)):
-        host = _of_module(name, type(name).__name__, tokenizer, processor)
+        inside = unwrapped(name, "the model given").model
+        host = _of_module(name, type(inside).__name__, tokenizer, processor)
         return _moved(host, device) if device is not None else host
     wanted = _Wanted(dtype, revision, attention, device_map, tokenizer, processor)
     host = _load_named(str(name), wanted)
@@ -77,15 +79,19 @@ def load_host(
     return _moved(host, device_for(device))
 
 
-def host_of(model: Any) -> Host:
+def host_of(model: Any, *, by_name: bool = False) -> Host:
     """Return a host as it is; of a model, wrapped or not, the host that `load_host` makes of it.
 
+    Args:
+        model: a host or a model.
+        by_name: take a name, too: not where the caller is to run the model himself.
+
     Raises:
-        HostNotFound: it is a name, whose model nobody else could run, or nothing with a module.
+        HostNotFound: it is a name that is not taken, or nothing with a module.
     """
     if isinstance(model, Host):
         return model
-    if isinstance(model, (str, Path)):
+    if isinstance(model, (str, Path)) and not by_name:
         raise HostNotFound(f"expected a host or a model, got {str(model)!r}: load_host it first.")
     return load_host(model)
 
@@ -120,10 +126,8 @@ def _load_named(name: str, wanted: _Wanted) -> Host:
     scheme, _, rest = name.partition(":")
     if scheme == "bundled":
         if rest not in {path.name for path in BUNDLED.iterdir()}:
-            known = bundled_hosts()
-            raise HostNotFound(
-                f"no bundled host {name!r}; there are {', '.join(known)}.{near(name, known)}"
-            )
+            known = ", ".join(bundled_hosts())
+            raise HostNotFound(f"no bundled host {name!r}; there are {known}.")
         return _from_hugging_face(str(BUNDLED / rest), name, wanted)
     if scheme == "torchvision":
         return _from_torchvision(rest, name, wanted)

@@ -282,7 +282,7 @@ def test_the_version_is_printed() -> None:
     [
         ("demo txt", "Near it: text"),
         ("nonsense", "No such command"),
-        ("sites bundled:code-ml", "Near it: bundled:code-lm"),
+        ("sites bundled:code-ml", "there are bundled:code-lm"),
         ("check", "give a HOST, or --maps"),
         ("check --maps --family gpt3", "Near it: .*gpt2"),
         ("check python:torch.nn:Identity", "nobody knows what it takes"),

@@ -30,7 +30,7 @@ def test_bundled_hosts_load_by_the_same_path_as_any_folder(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("bundled:code-ml", "Near it: bundled:code-lm"),
+        ("bundled:code-ml", r"there are bundled:code-lm, bundled:digits-vit\.$"),
         ("torchvision:resnet19", "Near it: resnet1"),
         ("torchvision:resnet18@nowhere.safetensors", "no weights file"),
         ("python:nowhere:make", "No module named 'nowhere'"),
