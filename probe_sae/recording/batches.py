@@ -68,12 +68,7 @@ def batches(
         DatasetError: the recipe does not fit the host, cannot be read, or is empty.
         SettingsError: the stride is out of range.
     """
-    if recipe.kind not in host.kinds:
-        needs = "a tokenizer" if recipe.kind == "text" else "an image processor"
-        raise DatasetError(
-            f"dataset {recipe.name} holds {recipe.kind}s, but {host.name} takes "
-            f"{' and '.join(host.kinds)}s (it has not {needs})."
-        )
+    check_kind(host, recipe)
     if recipe.kind == "text":
         contexts = text_contexts(host, recipe, max_length=max_length, stride=stride, pack=pack)
         texts = ((context.input.index, context) for context in contexts)
@@ -82,6 +77,21 @@ def batches(
         )
     images = ((picture.index, picture) for picture in pictures(recipe))
     return (_image_batch(host, group) for group in _groups(_arranged(images, arrange), batch_size))
+
+
+def check_kind(host: Host, recipe: Recipe) -> None:
+    """Check that a host takes what a recipe gives.
+
+    Raises:
+        DatasetError: it lacks what prepares such inputs.
+    """
+    if recipe.kind in host.kinds:
+        return
+    needs = "tokenizer" if recipe.kind == "text" else "processor"
+    raise DatasetError(
+        f"dataset {recipe.name} holds {recipe.kind}s, but {host.name} has no {needs} for them: "
+        f"give one, load_host(…, {needs}=…)."
+    )
 
 
 def _arranged(items: Iterator[tuple[int, T]], arrange: Arrange | None) -> Iterator[T]:

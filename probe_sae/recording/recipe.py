@@ -69,6 +69,22 @@ def dataset_from(make: Callable[[], Iterable[Any]], *, name: str, kind: str) -> 
     return Recipe(name, kind, f"inputs given by {name}", {"type": "custom", "name": name}, make)
 
 
+def as_recipe(given: object) -> Recipe:
+    """Return a recipe as it is; of a name or path, the one that `load_dataset` makes of it.
+
+    Raises:
+        DatasetError: it is neither, or see `load_dataset`.
+    """
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, (str, Path)):
+        return load_dataset(given)
+    raise DatasetError(
+        f"expected a dataset or its name, got {type(given).__name__}. Inputs of your own become "
+        "one by ps.dataset_from(lambda: texts, name='mine', kind='text')."
+    )
+
+
 def recipe_names() -> dict[str, str]:
     """Return the names of the shipped recipes with what they are."""
     files = (f for f in shipped("datasets").iterdir() if f.name.endswith(".toml"))

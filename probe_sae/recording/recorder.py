@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from probe_sae.errors import DatasetError, SettingsError, StoreError
-from probe_sae.host import Host, Site, SiteWatch, versions
+from probe_sae.host import Host, Site, SiteWatch, host_of, versions
 from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import progress, say
-from probe_sae.recording.batches import as_recorded, batches
+from probe_sae.recording.batches import as_recorded, batches, check_kind
 from probe_sae.recording.documents import class_names
-from probe_sae.recording.recipe import Recipe, load_dataset
+from probe_sae.recording.recipe import Recipe, as_recipe
 from probe_sae.recording.rows import TOKENS, RowGatherer, cut, since
 from probe_sae.store import SiteInfo, Store, StoreWriter, layout, link_shards, open_store
 
@@ -52,7 +52,7 @@ class CaptureSettings:
 
 
 def capture(
-    host: Host,
+    host: Host | Any,
     recipe: Recipe | str | Path,
     sites: str | Iterable[str],
     out: str | Path,
@@ -67,7 +67,7 @@ def capture(
     interrupted recording keeps every committed row.
 
     Args:
-        host: what `load_host` returned.
+        host: what `load_host` returned, or takes.
         recipe: what `load_dataset` returned, or takes.
         sites: names, globs, braces or raw paths.
         out: the store's folder.
@@ -77,6 +77,7 @@ def capture(
         force: replace a finished store.
 
     Raises:
+        HostNotFound: it is no host, and none can be made of it.
         SiteNotFound: a site's name stands for nothing.
         DatasetError: the recipe does not fit the host, cannot be read, or is empty.
         ShapeError: the host does not run on these inputs, or the sites have no common rows.
@@ -85,8 +86,7 @@ def capture(
         OutputExists: `out` is there already.
     """
     settings = settings or CaptureSettings()
-    if isinstance(recipe, (str, Path)):
-        recipe = load_dataset(recipe)
+    host, recipe = host_of(host, by_name=True), as_recipe(recipe)
     found = host.find_sites(sites)
     for site in found:
         if site.kind not in ("", recipe.kind):
@@ -192,6 +192,7 @@ def provenance_of(
     host: Host, recipe: Recipe, sites: list[Site], settings: CaptureSettings
 ) -> dict[str, Any]:
     """Return what the rows depend on; a recording goes on only where all of it is the same."""
+    check_kind(host, recipe)
     return {
         "host": {
             "name": host.name,

@@ -7,6 +7,7 @@ the host runs only from the filling of the buffer that the batch is in.
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 
 from probe_sae.errors import DatasetError, SettingsError, ShapeError
-from probe_sae.host import Host, SiteWatch
+from probe_sae.host import Host, SiteWatch, host_of
 from probe_sae.recording.batches import Batch, as_recorded, batches
-from probe_sae.recording.recipe import Recipe, load_dataset
+from probe_sae.recording.recipe import Recipe, as_recipe
 from probe_sae.recording.recorder import CaptureSettings, provenance_of, recording_of
 from probe_sae.recording.rows import RowGatherer
 from probe_sae.shown import Fact, Shown
@@ -46,8 +47,8 @@ class HostStream(Shown):
 
     def __init__(
         self,
-        host: Host,
-        recipe: Recipe | str,
+        host: Host | Any,
+        recipe: Recipe | str | Path,
         site: str,
         settings: CaptureSettings | None = None,
         *,
@@ -57,7 +58,7 @@ class HostStream(Shown):
         """Prepare; the host runs on a first batch, to see how long a row is.
 
         Args:
-            host: what `load_host` returned.
+            host: what `load_host` returned, or takes.
             recipe: what `load_dataset` returned, or takes.
             site: one site.
             settings: contexts and tokens, as for `capture`; rows, dtype and compress do not count.
@@ -69,11 +70,12 @@ class HostStream(Shown):
             SettingsError: the site's name stands for several.
             DatasetError: the recipe does not fit the host.
         """
+        host = host_of(host, by_name=True)
         found = host.find_sites(site)
         if len(found) != 1:
             raise SettingsError(f"{site} stands for {len(found)} sites; a stream is of one.")
         self._site, self._settings = found[0], settings or CaptureSettings()
-        self._recipe = load_dataset(recipe) if isinstance(recipe, str) else recipe
+        self._recipe = as_recipe(recipe)
         self._host = host.only(found, self._recipe.kind)
         self._seed, self._share = seed, None
         provenance = provenance_of(self._host, self._recipe, found, self._settings)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from probe_sae.errors import DatasetError, OutputExists, SettingsError, ShapeError, StoreError
+from probe_sae.errors import (
+    DatasetError,
+    HostNotFound,
+    OutputExists,
+    SettingsError,
+    ShapeError,
+    StoreError,
+)
 from probe_sae.host import Host, load_host
 from probe_sae.recording import (
     CaptureSettings,
@@ -225,6 +232,25 @@ def test_images_do_not_fit_a_language_model(code_lm: Host, tmp_path: Path) -> No
     with pytest.raises(DatasetError, match="holds images"):
         capture(code_lm, load_dataset("digits"), SITE, tmp_path / "store")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hosts_name_and_a_wrapped_model_are_recorded_as_the_host_is(
+    code_lm: Host, texts: Recipe, tmp_path: Path
+) -> None:
+    wrapped = torch.nn.DataParallel(code_lm.model)
+    expected = capture(code_lm, texts, SITE, tmp_path / "host", SMALL)
+
+    by_name = capture("bundled:code-lm", texts, SITE, tmp_path / "name", SMALL)
+    assert torch.equal(by_name.read(SITE, 0, 99), expected.read(SITE, 0, 99))
+    with pytest.raises(DatasetError, match=r"GPT2LMHeadModel has no tokenizer.*load_host"):
+        capture(wrapped, texts, SITE, tmp_path / "wrapped", SMALL)
+
+
+def test_what_is_no_host_or_no_dataset_says_what_makes_one(code_lm: Host, tmp_path: Path) -> None:
+    with pytest.raises(HostNotFound, match=r"is a list; expected an nn\.Module"):
+        capture([1], "stdlib", SITE, tmp_path / "store")
+    with pytest.raises(DatasetError, match=r"got list\..*ps\.dataset_from\(lambda: texts"):
+        capture(code_lm, ["a text"], SITE, tmp_path / "store")  # pyright: ignore[reportArgumentType]
 
 
 def test_sites_without_a_common_row_axis_are_refused(
