@@ -1,8 +1,7 @@
 """`probe-sae push`."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,8 +24,8 @@ def push_command(
 ) -> None:
     """Put a dictionary on the Hugging Face hub, with a model card.
 
-    A README.md in its folder is taken as it is; without one, a card is written. Log in first, with
-    `hf auth login` or HF_TOKEN.
+    A README.md in its folder that you have edited is taken as it is; else a card is written. Log in
+    first, with `hf auth login` or HF_TOKEN.
 
     Example: `probe-sae push sae me/my-dictionary --private --metrics metrics.json`
     """
@@ -37,18 +36,6 @@ def push_command(
         repository,
         private=private,
         commit_message=message,
-        metrics=None if metrics is None else _read(metrics),
+        metrics=metrics,
     )
     emit({"repository": repository, "address": address}, address, as_json=as_json)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    from probe_sae.errors import FormatError
-
-    try:
-        table: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as problem:
-        raise FormatError(f"{path} cannot be read: {problem}") from problem
-    if not isinstance(table, dict) or not isinstance(table.get("metrics"), dict):
-        raise FormatError(f"{path} holds no metrics; expected what `evaluate --out` wrote.")
-    return table

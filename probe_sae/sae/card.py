@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from probe_sae.errors import FormatError, SettingsError
+from probe_sae.sae.card_mark import marked
 from probe_sae.sae.reconstruction import DEFINITIONS
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ _PLAIN = re.compile(r"[\w .,:;/@+=()\[\]{}'\"!?%#*^~$&…-]+")
 """What a code span shows as it is, in a table too."""
 _HUB_ID = re.compile(r"[a-zA-Z0-9][\w.-]*(/[a-zA-Z0-9][\w.-]*)?", re.ASCII)
 _OWN_HOSTS = ("pixels",)
+_CHOSEN = ("lr", "dead_after")
+"""Settings of the trainer that are chosen by themselves where they are 0."""
 
 
 class Measured(Protocol):
@@ -51,15 +55,24 @@ class Measured(Protocol):
         ...
 
 
+Metrics = Measured | Mapping[str, Any] | str | Path
+"""What `evaluate` returned, or the file that it wrote, or what that holds."""
+
+
 def card_text(
-    sae: "SAE", metrics: Measured | Mapping[str, Any] | None = None, repository: str = ""
+    sae: "SAE", metrics: Metrics | None = None, repository: str = "", measured: str = ""
 ) -> str:
     """Return the README.md of a dictionary.
 
     Args:
         sae: the dictionary.
-        metrics: what `evaluate` returned, or the content of the file that it wrote.
+        metrics: of it.
         repository: where it will be, `user/name`.
+        measured: the section of an older card that stands where no metrics are given.
+
+    Raises:
+        SettingsError: the metrics are none.
+        FormatError: their file cannot be read, or holds none.
     """
     from huggingface_hub import ModelCardData
 
@@ -69,10 +82,25 @@ def card_text(
         f"---\n{data.to_yaml()}\n---",
         _head(sae),
         _loading(sae, repository),
-        _measured(metrics) if metrics is not None else "",
+        measured if metrics is None else _measured(as_table(metrics), sae.provenance),
         _origin(sae),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return marked("\n\n".join(part for part in parts if part) + "\n")
+
+
+def metrics_of(path: Path) -> dict[str, Any]:
+    """Return what `evaluate --out` wrote.
+
+    Raises:
+        FormatError: it cannot be read, or holds no metrics.
+    """
+    try:
+        table: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as problem:
+        raise FormatError(f"{path} cannot be read: {problem}") from problem
+    if not isinstance(table, dict) or not isinstance(table.get("metrics"), dict):
+        raise FormatError(f"{path} holds no metrics; expected what `evaluate --out` wrote.")
+    return table
 
 
 def base_model(provenance: Mapping[str, Any]) -> str | None:
@@ -118,10 +146,15 @@ def _head(sae: "SAE") -> str:
     of = shown(host.get("name", "")) if isinstance(host, Mapping) else ""
     lines = f"rows of {where or 'activations'}{f' of {of}' if of else ''}"
     widths = " + ".join(f"{width:,}" for width in sae.widths)
+    kind = "sparse autoencoder" if sae.is_autoencoder else "transcoder"
+    imported = provenance.get("imported")
+    if isinstance(imported, Mapping):
+        source = shown(_table(imported).get("format", "another library"))
+        made = f"imported from {source} by probe_sae, for {lines}, {widths} numbers each."
+    else:
+        made = f"learned from {lines}, {widths} numbers each, by probe_sae."
     return (
-        f"# A dictionary of {sae.features:,} features\n\n"
-        f"A sparse autoencoder (`{sae.settings.arch}`), learned from {lines}, {widths} numbers "
-        "each, by probe_sae."
+        f"# A dictionary of {sae.features:,} features\n\nA {kind} (`{sae.settings.arch}`), {made}"
     )
 
 
@@ -141,13 +174,47 @@ def _loading(sae: "SAE", repository: str) -> str:
     )
 
 
-def _measured(metrics: Measured | Mapping[str, Any]) -> str:
-    """Return the metrics as a table, with what each is."""
+def as_table(metrics: Any) -> Mapping[str, Any]:
+    """Return metrics, however they are given, as the file of `evaluate` has them.
+
+    Raises:
+        SettingsError: they are none.
+        FormatError: their file cannot be read, or holds none.
+    """
+    if isinstance(metrics, (str, Path)):
+        return metrics_of(Path(metrics))
     if isinstance(metrics, Mapping):
-        whole = metrics if isinstance(metrics.get("metrics"), Mapping) else {"metrics": metrics}
-    else:
+        whole = _table(metrics)
+        if isinstance(whole.get("metrics"), Mapping):
+            return whole
+        if DEFINITIONS.keys() & whole.keys():
+            return {"metrics": whole}
+        got = ", ".join(list(whole)[:5]) or "nothing"
+    elif isinstance(getattr(metrics, "metrics", None), Mapping):
         names = ("metrics", "definitions", "intervals", "baselines")
-        whole = {name: getattr(metrics, name) for name in names}
+        return {name: getattr(metrics, name, {}) for name in names}
+    else:
+        got = type(metrics).__name__
+    raise SettingsError(
+        "metrics are not those of a dictionary; expected what `evaluate` returned, or the path of "
+        f"what `evaluate --out` wrote; got {got}."
+    )
+
+
+def _heading(provenance: Mapping[str, Any]) -> str:
+    """Say whether training saw the rows that metrics were computed on, as far as that is known."""
+    if "imported" in provenance:
+        return (
+            "## Measured\n\nOn which rows it was trained is not known here: some of these may be "
+            "among them."
+        )
+    if _table(provenance.get("trainer")).get("held_out") == 0:
+        return "## Measured\n\nTraining kept no rows for this: it may have seen these."
+    return "## Measured on rows that training never saw"
+
+
+def _measured(whole: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    """Return the metrics as a table, with what each is."""
     found, intervals, baselines, meanings = (
         _table(whole.get(name)) for name in ("metrics", "intervals", "baselines", "definitions")
     )
@@ -162,19 +229,34 @@ def _measured(metrics: Measured | Mapping[str, Any]) -> str:
     names = [part for name in _flat(found) for part in (name.partition(".")[0], name)]
     names += [name for name, has in (("intervals", intervals), ("baselines", baselines)) if has]
     texts = [f"- {shown(n)}: {_plain(defined[n])}" for n in dict.fromkeys(names) if n in defined]
-    title = "## Measured on rows that training never saw"
-    return "\n\n".join([title, _rows(lines), *(["\n".join(texts)] if texts else [])])
+    return "\n\n".join([_heading(provenance), _rows(lines), *(["\n".join(texts)] if texts else [])])
 
 
 def _origin(sae: "SAE") -> str:
     """Return settings of architecture and training, and what the rows were, as a table."""
     trainer = _table(sae.provenance.get("trainer"))
     settings = {"arch": sae.settings.arch} | asdict(sae.settings)
+    found = _chosen(sae, settings | trainer)
     rest = {n: v for n, v in sae.provenance.items() if n not in ("trainer", "versions")}
     lines = [["", ""]]
     for name, value in [*(settings | trainer | _flat(rest)).items()][:_MOST]:
-        lines.append([shown(name), shown(value)])
-    return "\n\n".join(["## How it was made", _rows(lines)])
+        lines.append([shown(name), found.get(name) or shown(value)])
+    title = "What is known of it" if "imported" in sae.provenance else "How it was made"
+    return "\n\n".join([f"## {title}", _rows(lines)])
+
+
+def _chosen(sae: "SAE", settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return, of settings whose 0 leaves the choice to the run, what was chosen as the log has it.
+
+    The learning rate is the highest, a coefficient that is steered the last.
+    """
+    found: dict[str, str] = {}
+    for name in (*_CHOSEN, *sae.settings.by_itself):
+        if name in settings and settings[name] == 0:
+            seen = [line[name] for line in sae.log if isinstance(line.get(name), float)]
+            value = (max(seen) if name == "lr" else seen[-1]) if seen else None
+            found[name] = "chosen by itself" + (f": {shown(value)}" if seen else "")
+    return found
 
 
 def _table(value: Any) -> dict[str, Any]:

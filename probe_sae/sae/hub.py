@@ -5,14 +5,20 @@ and nothing is executed. It lies in the hub's own cache, so that a second load c
 """
 
 import glob
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from probe_sae.errors import EndpointError
 from probe_sae.progress import say
+from probe_sae.sae.card_mark import may_replace
 from probe_sae.sae.hub_access import Access, Unreachable, explained, is_offline, quiet_bars
 from probe_sae.sae.hub_files import check_sizes, wanted_files
 from probe_sae.sae.hub_ids import Place, at_revision, checked_repository, place_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 OURS = ("config.json", "sae.safetensors", "log.jsonl")
 """Files of a dictionary of ours that a load reads."""
@@ -76,7 +82,8 @@ def send_folder(
         folder: where the files are.
         repository: `user/name`.
         files: their names.
-        unless_there: names of more, which stay as they are where the repository has them.
+        unless_there: names of cards, which stay as they are where the repository has one that a
+            person has edited, or that says more.
         private: whether a new repository is; the user's setting by default.
         message: of the commit.
         access: how the hub is reached.
@@ -97,7 +104,7 @@ def send_folder(
     api = HfApi(**access.options())
     with explained(place, access):
         address = api.create_repo(repository, private=private, exist_ok=True)
-        kept = [name for name in unless_there if api.file_exists(repository, name)]
+        kept = [name for name in unless_there if not _may_be_sent(api, repository, folder / name)]
         for name in kept:
             say(f"{repository} has a {name} already, which stays as it is.")
         names = {*files, *unless_there} - set(kept)
@@ -108,6 +115,16 @@ def send_folder(
             commit_message=message or "Add a dictionary of probe_sae",
         )
     return str(address)
+
+
+def _may_be_sent(api: "HfApi", repository: str, card: Path) -> bool:
+    """Whether a repository has no such card, or one that this one may replace."""
+    if not api.file_exists(repository, card.name):
+        return True
+    with tempfile.TemporaryDirectory() as folder:
+        there = api.hf_hub_download(repository, card.name, local_dir=folder)
+        old = Path(there).read_text("utf-8", "replace")
+    return may_replace(card.read_text("utf-8"), old)
 
 
 def _cached(place: Place, access: Access) -> Path:

@@ -20,6 +20,8 @@ class Settings(ABC):
     """Its name on the command line."""
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     """Of Adam."""
+    by_itself: ClassVar[tuple[str, ...]] = ()
+    """Names of settings whose 0 leaves the choice to the architecture."""
     dead_share: ClassVar[float] = 1 / 20
     """A feature that has not fired for so much of a run is dead."""
 

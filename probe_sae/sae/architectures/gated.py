@@ -28,6 +28,7 @@ class Gated(Dense):
     """
 
     arch: ClassVar[str] = "gated"
+    by_itself: ClassVar[tuple[str, ...]] = ("coefficient",)
     betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
     k: float = 32
     """Mean L0 that the coefficient is steered to, where `coefficient` is 0."""

@@ -31,6 +31,7 @@ class JumpReLU(Dense):
     """
 
     arch: ClassVar[str] = "jumprelu"
+    by_itself: ClassVar[tuple[str, ...]] = ("coefficient", "bandwidth")
     betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
     k: float = 32
     """Mean L0 to begin with, and with `target` the one that is aimed at."""

@@ -28,6 +28,7 @@ class L1(Dense):
     """
 
     arch: ClassVar[str] = "l1"
+    by_itself: ClassVar[tuple[str, ...]] = ("coefficient",)
     k: float = 32
     """Mean L0 that the coefficient is steered to, where `coefficient` is 0."""
     coefficient: float = 0.0

@@ -24,6 +24,7 @@ class TopK(Settings):
     """
 
     arch: ClassVar[str] = "topk"
+    by_itself: ClassVar[tuple[str, ...]] = ("aux_k",)
     betas: ClassVar[tuple[float, float]] = (0.8, 0.95)
     """Short trainings find far more rare features than with Adam's own, 0.9 and 0.999; why is not
     known (`probe-sae guide defaults`)."""
