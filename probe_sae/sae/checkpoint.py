@@ -23,6 +23,9 @@ from probe_sae.sae.dictionary import SAE
 FORMAT = "probe_sae.sae"
 VERSION = 2
 _FINGERPRINT_ROWS = 8
+_OF_OTHERS = ("cfg.json", "ae.pt", "params.npz", "params.safetensors", "sae_weights.safetensors")
+_SUFFIXES = (".npz", ".pt", ".pth", ".safetensors")
+"""What dictionaries of other libraries are called; `probe_sae.load_sae` looks into them."""
 
 
 def save_sae(folder: Path, sae: SAE, probe: Tensor | None = None) -> None:
@@ -107,11 +110,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as problem:
-        raise FormatError(f"{folder} holds no dictionary: there is no config.json.") from problem
+        raise FormatError(
+            f"{folder} holds no dictionary: there is no config.json.{_hint(folder)}"
+        ) from problem
     except (OSError, ValueError) as problem:
-        raise FormatError(f"{path} cannot be read: {problem}") from problem
+        raise FormatError(f"{path} cannot be read: {problem}{_hint(folder)}") from problem
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise FormatError(f"{path} is not the config of a dictionary of probe_sae.")
+        raise FormatError(f"{path} is not the config of a dictionary of probe_sae.{_hint(folder)}")
     version = config.get("version")
     if version != VERSION:
         older = isinstance(version, int) and version < VERSION
@@ -120,6 +125,21 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{VERSION}. {'Train it again' if older else 'Update probe_sae'}."
         )
     return config
+
+
+def _hint(path: Path) -> str:
+    """Say that a file or folder looks like another library's, where it has a name of theirs."""
+    if path.is_file():
+        is_known = path.suffix in _SUFFIXES and path.name != "sae.safetensors"
+        names = [path.name] if is_known else []
+    else:
+        names = [name for name in _OF_OTHERS if (path / name).is_file()]
+    if not names:
+        return ""
+    return (
+        f" It looks like another library's ({names[0]}): probe_sae.load_sae reads those, and "
+        "`probe-sae import` turns them into a folder of ours."
+    )
 
 
 def _read_tensors(

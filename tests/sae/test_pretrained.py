@@ -277,3 +277,14 @@ def test_the_base_model_is_a_host_that_the_hub_has(
     Path("folder").mkdir()
 
     assert base_model({"host": host}) == expected
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "ae.pt", "params.npz"])
+def test_a_folder_of_another_library_names_what_reads_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+
+    with pytest.raises(FormatError, match=rf"no config\.json.*\({name}\): probe_sae\.load_sae"):
+        ps.SAE.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FormatError, match=r"is not the config.*probe_sae\.load_sae"):
+        ps.SAE.from_pretrained(tmp_path)
