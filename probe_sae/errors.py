@@ -51,10 +51,15 @@ class EndpointError(ProbeSaeError):
     """A server (a language model's, the hub) cannot be reached, refuses, or gives no answer."""
 
 
+def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Return the names nearest to `name`, the nearest first."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+
+
 def near(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return the names nearest to `name`, as a phrase to put at the end of a message.
 
     Returns an empty string when nothing is near, else `" Near it: a, b."`.
     """
-    matches = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    matches = near_names(name, known, count)
     return f" Near it: {', '.join(matches)}." if matches else ""

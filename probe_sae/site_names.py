@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
+from probe_sae.errors import near_names
 from probe_sae.progress import say
 
 _TRANSFORMER_LENS = {
@@ -67,6 +68,30 @@ def named(pattern: str, known: Iterable[str], others: Mapping[str, str] | None =
                 "which is taken for it, after them."
             )
     return list(dict.fromkeys(found.values()))
+
+
+def near_sites(name: str, known: Iterable[str], others: Mapping[str, str] | None = None) -> str:
+    """Return which of our sites a name may mean, as `errors.near` does.
+
+    One that is near only by another library's name of it stands with that name. A module path that
+    ends in a number (`layers.3`) is taken for a block, whose output is near.
+
+    Args:
+        name: what stands for nothing.
+        known: our names.
+        others: other names -> ours; what `aliases` says of `known` by default.
+    """
+    listed = list(known)
+    block = re.fullmatch(r"(?:\w+\.)*[A-Za-z]\w*\.(\d+)", name)
+    if block and (post := f"blocks.{block[1]}.resid_post") in listed:
+        return f" Near it: {post}."
+    theirs = aliases(listed) if others is None else others
+    matches = near_names(name, [*listed, *theirs])
+    found = {match: match for match in matches if match not in theirs}
+    for match in matches:
+        ours = theirs.get(match, match)
+        found.setdefault(ours, ours if ours == match else f"{ours} ({match})")
+    return f" Near it: {', '.join(found.values())}." if found else ""
 
 
 def expand_braces(pattern: str) -> list[str]:

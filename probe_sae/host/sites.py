@@ -9,7 +9,7 @@ from torch import nn
 
 from probe_sae.errors import SiteNotFound, near
 from probe_sae.host.modules import modules_of
-from probe_sae.site_names import expand_braces, named, other_names
+from probe_sae.site_names import expand_braces, named, near_sites, other_names
 
 _RAW = re.compile(r"path:(?P<path>[^@#]*)(?:@(?P<io>\w*))?(?:#(?P<call>\d+))?(?::(?P<layout>\w+))?")
 _NNSIGHT = re.compile(r"\.(?P<io>input|output)(\[0\])?$")
@@ -151,7 +151,7 @@ def _hint(
                 one, name
             ):
                 return f" {reason}"
-    if hint := near(name, [*known, *others]):
+    if hint := near_sites(name, known, others):
         return hint
     if known and not next(iter(known)).startswith("path:"):
         return f" There are {', '.join(list(known)[:6])}, ..."

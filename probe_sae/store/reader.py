@@ -15,7 +15,7 @@ from torch import Tensor
 
 from probe_sae.errors import SiteNotFound, StoreError, near
 from probe_sae.shown import Fact, Shown, name_in
-from probe_sae.site_names import aliases, expand_braces, named
+from probe_sae.site_names import expand_braces, named, near_sites
 from probe_sae.store.chunks import FilePool, RowChunks, read_rows
 from probe_sae.store.hdf5 import reopen
 from probe_sae.store.journal import file_digest
@@ -145,7 +145,7 @@ class Store(Shown):
             if not sites:
                 raise SiteNotFound(
                     f"{self.folder} has no site {name!r}; it has {', '.join(self.sites)}."
-                    + near(name, [*self.sites, *aliases(self.sites)])
+                    + near_sites(name, self.sites)
                 )
             found += sites
         return list(dict.fromkeys(found))

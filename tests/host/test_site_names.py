@@ -68,11 +68,11 @@ def test_globs_and_braces_work_in_other_names(gpt2: Host) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("blocks.1.attn.hook_q", r"Near it: blocks\.1\.attn\.hook_z"),
-        ("blocks.7.hook_resid_post", r"Near it: blocks\.\d\.hook_resid_post"),
+        ("blocks.1.attn.hook_q", r"Near it: .*blocks\.1\.heads \(blocks\.1\.attn\.hook_z\)"),
+        ("blocks.7.hook_resid_post", r"Near it: blocks\.\d\.resid_post "),
         ("hook_pos_embed", "no site 'hook_pos_embed'"),
         ("ln_1", r"may be in transformer\.h\.0 or in transformer\.h\.1"),
-        ("layers.1", "no site 'layers.1'"),
+        ("layers.1", r"no site 'layers.1'\. Near it: blocks\.1\.resid_post\. "),
     ],
 )
 def test_a_name_that_means_nothing_here_is_an_error(gpt2: Host, name: str, message: str) -> None:

@@ -52,7 +52,9 @@ def test_rows_are_read_under_another_name(store: Store) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("blocks.1.hook_mlp_in", r"has no site .* Near it: blocks\.1\.hook_mlp_out"),
+        ("blocks.1.hook_mlp_in", r"has no site .* Near it: blocks\.1\.mlp_out"),
+        ("blocks.0.resid_pots", r"Near it: blocks\.0\.resid_post, "),
+        ("layers.1", r"Near it: blocks\.1\.resid_post\.$"),
         ("blocks.*.hook_resid_post", "stands for several sites"),
     ],
 )
