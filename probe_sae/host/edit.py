@@ -52,13 +52,15 @@ def edit(host: Host | Any, sites: str | Iterable[str], change: Edit | Codec) -> 
 
     Raises:
         SiteNotFound: before anything runs, if a name stands for nothing.
-        SettingsError: a site is an attention pattern, which nothing reads again.
+        SettingsError: a site is an attention pattern, which nothing reads again, or `change` is
+            none of these.
         ShapeError: `change` returned another shape, or the host ran and a site never fired.
     """
     looked_into = host_of(host)
     found = looked_into.find_sites(sites)
-    is_codec = hasattr(change, "encode") and hasattr(change, "decode")
-    alter = cast(Edit, Splice(cast(Codec, change)) if is_codec else change)
+    alter = cast(
+        Edit, change if callable(change) and not _is_codec(change) else Splice(cast(Codec, change))
+    )
     for site in found:
         if site.layout == "pattern":
             raise SettingsError(
@@ -98,6 +100,9 @@ class Splice:
     change: Callable[[Tensor], Tensor] | None = None
     """Codes, [rows, features] -> codes."""
     keep_error: bool = False
+
+    def __post_init__(self) -> None:
+        _check_codec(self.sae)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the changed rows, [..., width]."""
@@ -164,6 +169,9 @@ class Steer:
     _steps: dict[torch.device, Tensor] = field(
         default_factory=dict[torch.device, Tensor], repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        _check_codec(self.sae)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the steered rows, [..., width]."""
@@ -249,6 +257,18 @@ def constant(row: Tensor) -> Callable[[Tensor], Tensor]:
 def zero(rows: Tensor) -> Tensor:
     """Return zeros in place of every row."""
     return torch.zeros_like(rows)
+
+
+def _is_codec(given: object) -> bool:
+    return hasattr(given, "encode") and hasattr(given, "decode")
+
+
+def _check_codec(given: object) -> None:
+    if not _is_codec(given):
+        raise SettingsError(
+            f"expected a dictionary, got {type(given).__name__} {repr(given)[:60]}: load one by "
+            "ps.load_sae(folder), or give anything that encodes and decodes."
+        )
 
 
 def _check_feature(feature: int, count: int) -> None:

@@ -104,6 +104,7 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
             ShapeError: rows are not d_model long.
             SettingsError: the refinement does not suit this architecture.
         """
+        self._check_rows(x)
         codes = self.encode_sparse(x) if refine is None else refined(self, x, refine)
         return sparse.to_dense(codes, self.features)
 
@@ -250,12 +251,19 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
         return self.input_scale
 
     def _scaled(self, x: Tensor) -> Tensor:
+        self._check_rows(x)
+        return x.to(self.input_scale.dtype) * self.input_scale
+
+    def _check_rows(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShapeError(
+                f"activations are a {type(x).__name__}; expected a tensor: torch.as_tensor(x)."
+            )
         if x.ndim != 2 or x.shape[1] != self.d_model:
             raise ShapeError(
                 f"activations have shape {tuple(x.shape)}; this dictionary takes "
                 f"[rows, {self.d_model}]. Is this the site it was trained on?"
             )
-        return x.to(self.input_scale.dtype) * self.input_scale
 
     def _scaled_pair(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is encoded and what is to be reconstructed, in scaled units."""

@@ -277,6 +277,7 @@ def test_a_half_precision_host_keeps_its_dtype() -> None:
         (SITE, lambda t: None, ShapeError, "returned NoneType; expected a tensor"),
         (SITE, Steer(Codec(16), 24, 1.0), SettingsError, "no feature 24; the dictionary has 0"),
         (SITE, Ablate(Codec(16), [3, -1]), SettingsError, "no feature -1"),
+        (SITE, "sae", SettingsError, r"got str .sae.: load one by ps\.load_sae"),
         ("blocks.1.resid_pots", zero, SiteNotFound, "Near it: blocks.1.resid_post"),
     ],
 )
@@ -285,6 +286,14 @@ def test_impossible_edits_are_refused(
 ) -> None:
     with pytest.raises(error, match=message), edit(gpt2, site, change):
         gpt2(IDS)
+
+
+@pytest.mark.parametrize("make", [Splice, Ablate, Clamp, Steer])
+def test_what_is_no_dictionary_is_refused_at_once(make: Any) -> None:
+    arguments = {Splice: (), Ablate: (1,), Clamp: (1, 2.0), Steer: (1, 2.0)}[make]
+
+    with pytest.raises(SettingsError, match=r"got str .sae.: load one by ps\.load_sae"):
+        make("sae", *arguments)
 
 
 def test_an_edit_that_never_takes_place_is_an_error(toy: Host) -> None:

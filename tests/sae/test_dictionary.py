@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -188,6 +189,15 @@ def test_rows_of_another_length_are_refused() -> None:
 
     with pytest.raises(ShapeError, match=r"\[rows, 10\]"):
         sae.encode(torch.randn(5, 11))
+
+
+@pytest.mark.parametrize("refine", [None, "omp"])
+def test_rows_that_are_no_tensor_are_refused(refine: str | None) -> None:
+    sae, _ = make("topk")
+    rows: Any = np.zeros((5, 10), np.float32)
+
+    with pytest.raises(ShapeError, match=r"are a ndarray; expected a tensor: torch\.as_tensor"):
+        sae.encode(rows, refine)
 
 
 @pytest.mark.parametrize(
