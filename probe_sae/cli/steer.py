@@ -15,7 +15,9 @@ def steer_command(
     sae: Annotated[Path, typer.Argument(help="The dictionary's folder.")],
     feature: Annotated[int, typer.Option(help="Which feature.")],
     prompt: Annotated[str, typer.Option(help="Text to continue.")],
-    scale: Annotated[float, typer.Option(help="Units of activation to add or clamp to.")] = 10.0,
+    scale: Annotated[
+        float | None, typer.Option(help="Units of activation to add or clamp to; 10 by default.")
+    ] = None,
     mode: Annotated[str, typer.Option(help="add, clamp, or ablate (take it out).")] = "add",
     site: Annotated[
         str | None, typer.Option(help="Where; by default the dictionary's own.")
@@ -33,17 +35,19 @@ def steer_command(
     from probe_sae.evaluation import steer
     from probe_sae.host import load_host
 
+    units = scale if scale is not None else 0.0 if mode == "ablate" else 10.0
     result = steer(
         load_host(host, device=device),
         sae,
         prompt,
         feature=feature,
-        scale=scale,
+        scale=units,
         mode=mode,
         site=site,
         tokens=tokens,
         temperature=temperature,
         seed=seed,
     )
-    text = f"{prompt}{result.original}\n\n--- feature {feature}, {mode} {scale:g} ---\n"
+    how = mode if mode == "ablate" else f"{mode} {units:g}"
+    text = f"{prompt}{result.original}\n\n--- feature {feature}, {how} ---\n"
     emit(asdict(result), f"{text}{prompt}{result.steered}", as_json=as_json)

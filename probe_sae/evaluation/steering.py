@@ -50,7 +50,7 @@ def steer(
         prompt: what to continue.
         feature: which one.
         scale: `add`: units of activation added to every row; `clamp`: the activation that every
-            row has.
+            row has; `ablate` takes none.
         mode: `add`, `clamp`, or `ablate` (take the feature out).
         site: where; the dictionary's own by default.
         tokens: how many to write.
@@ -67,9 +67,16 @@ def steer(
         raise SettingsError(f"mode is {mode!r}; expected {', '.join(MODES)}.")
     if not 0 <= feature < sae.features:
         raise SettingsError(f"no feature {feature}; the dictionary has 0 to {sae.features - 1}.")
-    if tokens < 1 or not 0 <= temperature < math.inf or not math.isfinite(scale):
+    if tokens < 1:
+        raise SettingsError(f"tokens is {tokens}; expected at least 1.")
+    if not 0 <= temperature < math.inf:
+        raise SettingsError(f"temperature is {temperature}; expected a finite number from 0.")
+    if not math.isfinite(scale):
+        raise SettingsError(f"scale is {scale}; expected a finite number.")
+    if mode == "ablate" and scale:
         raise SettingsError(
-            "expected at least 1 token, a temperature of 0 or more, a finite scale."
+            f"mode ablate takes the feature out, whatever the scale, which is {scale:g}: drop the "
+            "scale, or clamp to it."
         )
     if host.tokenizer is None or not hasattr(host.model, "generate"):
         raise SettingsError(f"{host.name} writes no text: steering needs a causal language model.")

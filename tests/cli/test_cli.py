@@ -40,6 +40,7 @@ COMMANDS = [
 
 
 Done = subprocess.CompletedProcess[str]
+STEER = "steer bundled:code-lm {root}/sae --feature 1 --prompt a"
 Call = Callable[..., Done]
 
 
@@ -282,6 +283,10 @@ def test_the_version_is_printed() -> None:
     [
         ("demo txt", "Near it: text"),
         ("nonsense", "No such command"),
+        (f"{STEER} --scale nan", "scale is nan; expected a finite number"),
+        (f"{STEER} --tokens 0", "tokens is 0; expected at least 1"),
+        (f"{STEER} --temperature -1", "temperature is -1.0; expected"),
+        (f"{STEER} --mode ablate --scale 4", "whatever the scale, which is 4: drop the scale"),
         ("sites bundled:code-ml", "there are bundled:code-lm"),
         ("check", "give a HOST, or --maps"),
         ("check --maps --family gpt3", "Near it: .*gpt2"),
