@@ -20,6 +20,7 @@ from probe_sae.host.config_number import config_entry
 from probe_sae.host.hooks import hooked
 from probe_sae.host.host import Host
 from probe_sae.host.layouts import as_rows, layout_of
+from probe_sae.host.loading import host_of
 from probe_sae.host.modules import module_at
 from probe_sae.host.proof import Finding, Proof, Run, SiteProof, difference, terms_of
 from probe_sae.host.resolve import Identity
@@ -27,17 +28,20 @@ from probe_sae.host.sites import Site
 from probe_sae.host.tiny import example_inputs
 
 
-def check(host: Host, inputs: Mapping[str, Tensor] | None = None, *, edits: bool = True) -> Proof:
+def check(
+    host: Host | Any, inputs: Mapping[str, Tensor] | None = None, *, edits: bool = True
+) -> Proof:
     """Return what holds of a host's hook map, found by running the host on some inputs.
 
     Args:
-        host: what `load_host` returned.
+        host: what `load_host` returned, or takes.
         inputs: what to call it with; random ones by default, two of each.
         edits: also edit sites, each in a run of its own: those of the first and last block.
 
     Raises:
         FormatError: nobody knows what the host takes; give inputs.
     """
+    host = host_of(host, by_name=True)
     given = dict(inputs if inputs is not None else example_inputs(host))
     proof = Proof(host.name, host.hook_map.family if host.hook_map else None)
     for name in sorted(host.mapped.broken):

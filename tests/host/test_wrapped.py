@@ -116,6 +116,25 @@ def test_a_wrapped_model_is_called_what_it_is_not_what_it_is_wrapped_in(
     assert "GPT2LMHeadModel is wrapped in DataParallel; looking" in capsys.readouterr().err
 
 
+def test_a_function_that_was_compiled_around_a_model_is_seen_through(
+    gpt2: transformers.GPT2LMHeadModel,
+) -> None:
+    compiled: Any = torch.compile(lambda ids: gpt2(ids).logits, backend="eager")
+    with torch.no_grad():
+        before = compiled(TOKENS)
+        with tap(gpt2, POST) as seen:
+            compiled(TOKENS)
+
+        assert seen[POST].shape == (2, 5, 16)
+        assert torch.equal(compiled(TOKENS), before)
+
+
+def test_a_wrapped_model_is_checked_as_the_host_in_it(gpt2: nn.Module) -> None:
+    proof = check(nn.DataParallel(gpt2), edits=False)
+
+    assert (proof.holds, proof.family) == (True, "gpt2")
+
+
 @pytest.mark.parametrize("how", ["nnsight", "pipeline", "pipeline of an adapted one"])
 def test_a_wrappers_tokenizer_comes_along(gpt2: nn.Module, how: str) -> None:
     host = load_host(WRAPPERS[how](gpt2))
