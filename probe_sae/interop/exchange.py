@@ -12,7 +12,7 @@ from probe_sae.errors import FormatError, SettingsError, near
 from probe_sae.interop.formats import FORMATS, Write, format_named, format_of
 from probe_sae.interop.reading import read_json
 from probe_sae.interop.source import Source
-from probe_sae.outputs import refuse_partial, whole_folder
+from probe_sae.outputs import refuse_partial, usual_permissions, whole_folder
 from probe_sae.sae import SAE, PlainSAE, as_plain, save_sae
 from probe_sae.sae import load_sae as load_ours
 from probe_sae.sae.hub import fetch_folder
@@ -211,6 +211,8 @@ def export_sae(
                 became = "" if kind in ("plain", there) else f" ({kind} becomes {there} there.)"
                 raise SettingsError(f"{problem}{became}") from problem
             (folder / _NOTE).write_text(json.dumps(words["written"], indent=1))
+            for file in folder.glob("*.safetensors"):
+                usual_permissions(file)
 
 
 def _written(format: str) -> Write:

@@ -34,6 +34,8 @@ def test_an_export_is_replaced_when_forced_and_nothing_else_is(format: str, tmp_
 
     ps.export_sae(ours(), tmp_path / "out", format, force=True)
 
+    modes = {file.stat().st_mode for file in (tmp_path / "out").iterdir() if file.suffix}
+    assert len(modes) == 1  # whoever may read the words may read the weights
     with pytest.raises(ps.ProbeSaeError, match="something else"):
         ps.export_sae(ours(), tmp_path / "mine", format, force=True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"

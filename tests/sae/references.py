@@ -298,7 +298,7 @@ def _gated(q: Problem) -> Answer:
 
 
 def _jumprelu_weight(q: Problem) -> float:
-    weight = q.settings.coefficient or (4.0 if q.settings.penalty == "target" else 0.002)
+    weight = q.settings.coefficient or (2.0 if q.settings.penalty == "target" else 0.002)
     return weight * min(1.0, q.share / 0.05)
 
 

@@ -38,7 +38,7 @@ class JumpReLU(Dense):
     penalty: str = "target"
     """target, step or tanh."""
     coefficient: float = 0.0
-    """Weight of the penalty; 0 is 4 for `target`, and for the others 0.002: a firing that explains
+    """Weight of the penalty; 0 is 2 for `target`, and for the others 0.002: a firing that explains
     less than so much of the variance of a row does not pay."""
     bandwidth: float = 0.0
     """Width of the window in units of scaled pre-activations; 0 is a share of the first
@@ -178,7 +178,7 @@ class JumpReLUSAE(DenseSAE):
     def _penalty(self, cost: Tensor, share: float) -> Tensor:
         """Return the penalty from what it counts on a row, on average."""
         aimed = self.settings.penalty == "target"
-        weight = self.settings.coefficient or (4.0 if aimed else 2e-3)
+        weight = self.settings.coefficient or (2.0 if aimed else 2e-3)
         weight = weight * warm_up(share)
         return weight * ((cost / self.settings.k - 1).square() if aimed else cost)
 
@@ -190,7 +190,7 @@ DEAD_ROWS = 1024
 """Rows of a batch that dead features are measured on at most."""
 NEVER = 1e30
 """A threshold that nothing is over."""
-WINDOW = 0.2
+WINDOW = 0.5
 """Width of the window over the first thresholds."""
 
 
