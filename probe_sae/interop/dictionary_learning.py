@@ -15,7 +15,7 @@ from torch import Tensor
 from probe_sae.errors import FormatError, near
 from probe_sae.interop.reading import Weights
 from probe_sae.interop.refusing import Refused, refuse
-from probe_sae.interop.source import Source, assemble, provenance_of
+from probe_sae.interop.source import Source, assemble, measure_by_length, provenance_of
 from probe_sae.sae import PlainSAE, with_centre
 
 CLASSES = {
@@ -71,8 +71,9 @@ def read_dictionary_learning(source: Source) -> PlainSAE:
         parts["threshold"] = _threshold(source, weights, many, kind)
     if kind not in _UNCENTRED:
         parts["centre"] = parts["b_dec"]
-    if kind == "AutoEncoder":
-        _measure_by_length(parts)
+    lengths = parts["W_dec"].norm(dim=1)
+    if kind == "AutoEncoder" and not torch.allclose(lengths, torch.ones_like(lengths)):
+        measure_by_length(parts, weights.origin)  # as the library's loader does
     sae = assemble(
         **parts,  # pyright: ignore[reportArgumentType]
         activation=CLASSES[kind],
@@ -112,15 +113,6 @@ def _class_of(source: Source, weights: Weights) -> str | None:
 
 
 _EITHER = "AutoEncoderTopK or BatchTopKSAE"
-
-
-def _measure_by_length(parts: dict[str, Tensor]) -> None:
-    """Let directions have length 1 and codes say more in return, as the library's loader does."""
-    lengths = parts["W_dec"].norm(dim=1)
-    if torch.allclose(lengths, torch.ones_like(lengths)):
-        return
-    parts["W_dec"] = parts["W_dec"] / lengths[:, None]
-    parts["W_enc"], parts["b_enc"] = parts["W_enc"] * lengths[:, None], parts["b_enc"] * lengths
 
 
 def _matrices(weights: Weights, *, is_linear: bool) -> dict[str, Tensor]:

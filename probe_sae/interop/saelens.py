@@ -14,7 +14,7 @@ from torch import Tensor
 from probe_sae.errors import FormatError
 from probe_sae.interop.reading import Weights, read_json
 from probe_sae.interop.refusing import Refused, refuse
-from probe_sae.interop.source import Source, assemble, provenance_of, whole
+from probe_sae.interop.source import Source, assemble, measure_by_length, provenance_of, whole
 from probe_sae.sae import PlainSAE, with_centre
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -59,7 +59,7 @@ def read_saelens(source: Source) -> PlainSAE:
     weights, is_transcoder = source.read(WEIGHTS), "transcoder" in arch
     d_in, many = (whole(config.get(name), f"{source.path}: {name}") for name in ("d_in", "d_sae"))
     d_out = whole(config.get("d_out", d_in), f"{source.path}: d_out") if is_transcoder else d_in
-    parts: dict[str, Tensor | None] = {
+    parts: dict[str, Tensor] = {
         "W_enc": weights.take("W_enc", d_in, many).T,
         "b_enc": weights.take("b_gate" if arch == "gated" else "b_enc", many),
         "W_dec": weights.take("W_dec", many, d_out),
@@ -122,24 +122,16 @@ def _threshold(weights: Weights, many: int) -> Tensor:
 
 
 def _fold_lengths(
-    parts: dict[str, Tensor | None], config: dict[str, Any], weights: Weights, many: int
+    parts: dict[str, Tensor], config: dict[str, Any], weights: Weights, many: int
 ) -> None:
     """Let codes say what theirs do where activations are measured by the directions' length."""
-    W_enc, b_enc, W_dec = parts["W_enc"], parts["b_enc"], parts["W_dec"]
-    assert W_enc is not None
-    assert b_enc is not None
-    assert W_dec is not None
     if config.get("rescale_acts_by_decoder_norm") and "topk" in config["architecture"]:
-        lengths = W_dec.norm(dim=1)
-        if not bool((lengths > 0).all()):
-            raise FormatError(f"{weights.origin}: directions of length 0 cannot be rescaled.")
-        parts["W_enc"], parts["b_enc"] = W_enc * lengths[:, None], b_enc * lengths
-        parts["W_dec"] = W_dec / lengths[:, None]
+        measure_by_length(parts, weights.origin)
     if config.get("finetuning_scaling_factor") and "scaling_factor" in weights:
-        parts["W_dec"] = W_dec * weights.take("scaling_factor", many)[:, None]
+        parts["W_dec"] = parts["W_dec"] * weights.take("scaling_factor", many)[:, None]
 
 
-def _fold_scale(parts: dict[str, Tensor | None], config: dict[str, Any], source: Source) -> None:
+def _fold_scale(parts: dict[str, Tensor], config: dict[str, Any], source: Source) -> None:
     """Bring what was trained on scaled rows to raw ones: a training's checkpoint has the scale."""
     normalise = config["normalize_activations"]
     if normalise not in _NORMALISE:
@@ -156,11 +148,10 @@ def _fold_scale(parts: dict[str, Tensor | None], config: dict[str, Any], source:
         return
     if not isinstance(scale, (int, float)) or not scale > 0:
         raise FormatError(f"{source.folder}/activation_scaler.json: scaling_factor is {scale!r}.")
-    for name, factor in (("W_enc", scale), ("centre", 1 / scale), ("W_dec", 1 / scale)):
-        weight = parts.get(name)
-        parts[name] = None if weight is None else weight * factor
-    b_dec = parts["b_dec"]
-    parts["b_dec"] = None if b_dec is None else b_dec / scale
+    parts["W_enc"] = parts["W_enc"] * scale
+    for name in ("centre", "W_dec", "b_dec"):
+        if name in parts:
+            parts[name] = parts[name] / scale
 
 
 def write_saelens(sae: PlainSAE, folder: Path, words: dict[str, Any]) -> None:

@@ -142,6 +142,23 @@ def assemble(
     return sae.eval()
 
 
+def measure_by_length(parts: dict[str, Tensor], origin: Path) -> None:
+    """Let directions have length 1 and codes say more in return; reconstructions stay.
+
+    Args:
+        parts: `W_enc` [features, d_model], `b_enc` [features], `W_dec` [features, d_out]; changed.
+        origin: whose they are.
+
+    Raises:
+        FormatError: a direction has length 0.
+    """
+    lengths = parts["W_dec"].norm(dim=1)
+    if not bool((lengths > 0).all()):
+        raise FormatError(f"{origin}: directions of length 0 cannot be rescaled.")
+    parts["W_enc"], parts["b_enc"] = parts["W_enc"] * lengths[:, None], parts["b_enc"] * lengths
+    parts["W_dec"] = parts["W_dec"] / lengths[:, None]
+
+
 def provenance_of(
     words: dict[str, Any], *, host: Any = None, site: Any = None, site_out: Any = None
 ) -> dict[str, Any]:

@@ -37,9 +37,8 @@ def as_plain(sae: SAE) -> PlainSAE:
     if isinstance(sae, PlainSAE):
         return sae
     problem = _unlike_plain(sae)
-    if problem:
+    if problem or not isinstance(sae, LinearSAE | DenseSAE):
         raise SettingsError(f"a {sae.settings.arch} dictionary has no plain form: {problem}.")
-    assert isinstance(sae, LinearSAE | DenseSAE)
     scale, scale_out = sae.input_scale.double(), sae._output_scale().double()  # pyright: ignore[reportPrivateUsage]
     centre = sae.b_dec if isinstance(sae, DenseSAE) else sae._centre()  # pyright: ignore[reportPrivateUsage]
     weights = {

@@ -363,3 +363,17 @@ def test_the_site_is_said_where_the_files_do_not(tmp_path: Path) -> None:
         ps.load_sae(tmp_path / "a", sites=["x", "y"])
     with pytest.raises(SettingsError, match=r"trained on blocks\.3\.resid_post, not on y"):
         ps.load_sae(tmp_path / "b", sites=["y"])
+
+
+def test_a_factor_of_finetuning_comes_after_the_lengths(tmp_path: Path) -> None:
+    config = {"k": K, "rescale_acts_by_decoder_norm": True, "finetuning_scaling_factor": True}
+    factor = r.drawn(MANY, positive=True)
+    r.saelens("topk", config, scaling_factor=factor)(tmp_path / "a")
+    w = {n: t.double() for n, t in r.load_file(tmp_path / "a" / "sae_weights.safetensors").items()}
+    codes, _ = r.run_saelens(tmp_path / "a", r.rows())
+    directions = w["W_dec"] / w["W_dec"].norm(dim=1, keepdim=True) * factor.double()[:, None]
+
+    sae = ps.load_sae(tmp_path / "a")
+
+    assert close(sae.encode(r.rows()), codes)
+    assert close(sae(r.rows()), codes @ directions + w["b_dec"])
