@@ -110,8 +110,9 @@ def _public(described: Any) -> Any:
     """Return a description whose name tells no folders of the machine that it was made on."""
     if not isinstance(described, Mapping) or not isinstance(described.get("name"), str):
         return described
-    name = Path(described["name"])
-    return {**described, "name": name.name} if name.is_absolute() else described
+    parts = [Path(part) for part in described["name"].split("@")]  # NAME@WEIGHTS
+    short = "@".join(part.name if part.is_absolute() else str(part) for part in parts)
+    return {**described, "name": short} if any(p.is_absolute() for p in parts) else described
 
 
 def check(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -152,13 +152,19 @@ def test_report_json_is_what_the_analysis_says(text: Analysis, text_report: Repo
     assert found == text_report.summary
 
 
-def test_a_host_in_a_folder_is_named_without_where_it_lies(text: Analysis, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "shown"), [("", "mine"), ("torchvision:net@", "torchvision:net@mine")]
+)
+def test_a_host_in_a_folder_is_named_without_where_it_lies(
+    text: Analysis, tmp_path: Path, before: str, shown: str
+) -> None:
     folder = tmp_path / "models" / "mine"
-    analysis = replace(text, info={**text.info, "host": {"name": str(folder), "dtype": "float32"}})
+    host = {"name": f"{before}{folder}", "dtype": "float32"}
+    analysis = replace(text, info={**text.info, "host": host})
 
     report = write_report(analysis, tmp_path / "report")
 
-    assert json.loads((report.folder / "report.json").read_text())["host"]["name"] == "mine"
+    assert json.loads((report.folder / "report.json").read_text())["host"]["name"] == shown
     written = [file for file in report.folder.rglob("*") if file.is_file()]
     assert not any(str(folder).encode() in file.read_bytes() for file in written)
 
