@@ -11,7 +11,7 @@ import pytest
 from probe_sae.analysis import Analysis, TextInputs
 from probe_sae.analysis.result import TOP
 from probe_sae.errors import SettingsError
-from probe_sae.reporting import write_neuronpedia
+from probe_sae.reporting import neuronpedia, write_neuronpedia
 
 FIELDS = {
     "feature_index", "neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1",
@@ -77,3 +77,26 @@ def test_images_have_no_such_form(images: Analysis, tmp_path: Path) -> None:
         write_neuronpedia(images, tmp_path / "out")
 
     assert not (tmp_path / "out").exists()
+
+
+def test_the_firing_is_marked_where_a_long_context_is_cut(
+    text: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neuronpedia, "AROUND", 3)
+    inputs, examples = text.inputs, text.examples
+    assert isinstance(inputs, TextInputs)
+
+    features = written(text, tmp_path / "out")
+
+    cut = 0
+    for i, feature in enumerate(features):
+        own = examples.of(i)
+        tops = np.arange(own.start, own.stop)[examples.kind[own] == TOP]
+        for one, shown in zip(tops, feature["activations"], strict=False):
+            place = int(inputs.offsets[examples.context[one]] + examples.position[one])
+            marked = shown["qualifying_token_index"]
+            assert len(shown["tokens"]) <= 7
+            assert shown["tokens"][marked] == inputs.piece(int(inputs.tokens[place]))
+            assert shown["values"][marked] == pytest.approx(float(examples.value[one]), abs=1e-3)
+            cut += int(examples.position[one] > 3)
+    assert cut
