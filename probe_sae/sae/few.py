@@ -8,14 +8,14 @@ repeated to the bit.
 import torch
 from torch import Tensor
 
-from probe_sae.sae.kernels import Flat, SparseCodes, in_rows, kernels_for, reference
+from probe_sae.sae.kernels import WORTHWHILE, Flat, SparseCodes, in_rows, kernels_for, reference
 from probe_sae.sae.selection import PreActivations
 
 FIRST_ROWS = 256
 """Rows that tell how many firings there will be."""
 FEW = 1 / 8
 """Share of pre-activations up to which firings are few: a sparse step breaks even at a sixth."""
-MOST_PLACES = 1 << 21
+MOST_PLACES = {"cpu": 1 << 21, "cuda": 1 << 24}
 """Places that codes may take, as wide as their longest row: a step keeps some 60 bytes for each."""
 
 
@@ -31,12 +31,10 @@ def few_over(x: Tensor, W_enc: Tensor, b_enc: Tensor, limits: Tensor) -> SparseC
     if not is_worthwhile(W_enc, len(x)):
         return None
     parts: list[Flat] = []
+    most = MOST_PLACES[x.device.type]
     for start, rows in zip((0, FIRST_ROWS), x.tensor_split([FIRST_ROWS]), strict=True):
         found = PreActivations(rows, W_enc, b_enc).over(limits)
-        if (
-            len(found.values) > FEW * len(rows) * len(W_enc)
-            or _longest(found) * len(x) > MOST_PLACES
-        ):
+        if len(found.values) > FEW * len(rows) * len(W_enc) or _longest(found) * len(x) > most:
             return None  # before all of them are listed: that takes memory too
         parts.append(Flat(found.rows + start, found.features, found.values))
     every = Flat(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -50,4 +48,4 @@ def _longest(found: Flat) -> int:
 
 def is_worthwhile(W_enc: Tensor, rows: int) -> bool:
     """Return whether there are loops for weights [features, d] and so many rows that pay."""
-    return kernels_for(W_enc, rows) is not reference and W_enc.device.type == "cpu"
+    return kernels_for(W_enc, rows) is not reference and W_enc.numel() * rows >= WORTHWHILE

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probe_sae.sae.kernels import SparseCodes, kernels_for
+
 
 def rows_of(weight: Tensor, rows: Tensor) -> Tensor:
     """Return `weight[rows]`, whose gradient is added to others in place, and takes no more memory.
@@ -21,9 +23,9 @@ def rows_of(weight: Tensor, rows: Tensor) -> Tensor:
 def of_firings(per_feature: Tensor, indices: Tensor) -> Tensor:
     """Return what belongs to the feature of each firing, of the shape of `indices`.
 
-    The gradient of indexing sorts them first; this one adds up.
+    The gradient of indexing sorts them first; this one adds up, in a fixed order.
     """
-    return per_feature.index_select(0, indices.flatten()).view_as(indices)
+    return _OfFirings.apply(per_feature, indices)  # type: ignore[return-value]
 
 
 def totals(values: Tensor, indices: Tensor, features: int) -> Tensor:
@@ -34,7 +36,7 @@ def totals(values: Tensor, indices: Tensor, features: int) -> Tensor:
         indices: features they belong to, [rows, width].
         features: how many there are.
     """
-    return values.new_zeros(features).index_add(0, indices.flatten(), values.flatten())
+    return _Totals.apply(values, indices, features)  # type: ignore[return-value]
 
 
 def lengths_of(weight: Tensor) -> Tensor:
@@ -46,6 +48,40 @@ def lengths_of(weight: Tensor) -> Tensor:
         weight: [features, d].
     """
     return _Lengths.apply(weight)  # type: ignore[return-value]
+
+
+def _spread(per_feature: Tensor, indices: Tensor) -> Tensor:
+    return per_feature.index_select(0, indices.flatten()).view_as(indices)
+
+
+def _add_up(values: Tensor, indices: Tensor, features: int) -> Tensor:
+    codes = SparseCodes(values, indices)
+    return kernels_for(values, 0).total_weights(codes, values, features)
+
+
+class _OfFirings(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, per_feature: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.features = len(per_feature)
+        return _spread(per_feature, indices)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (indices,) = ctx.saved_tensors
+        return _add_up(grads[0], indices, ctx.features), None
+
+
+class _Totals(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, indices: Tensor, features: int) -> Tensor:
+        ctx.save_for_backward(indices)
+        return _add_up(values, indices, features)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (indices,) = ctx.saved_tensors
+        return _spread(grads[0], indices), None, None
 
 
 class _Lengths(torch.autograd.Function):

@@ -9,6 +9,7 @@ from probe_sae.sae.sparse import SparseCodes
 DENSE = 0.1
 """A feature that fires on a larger share of rows than this is dense."""
 
+_PIECE_OF_GPU = 8192
 _PIECE = 1024
 
 DEFINITIONS = {
@@ -80,23 +81,34 @@ class ReconstructionMeter:
         """
         if x.shape != x_hat.shape:
             raise ShapeError(f"x is {tuple(x.shape)}, x_hat is {tuple(x_hat.shape)}.")
-        x, x_hat = x.detach().cpu(), x_hat.detach().cpu()
-        for part, part_hat in zip(x.split(_PIECE), x_hat.split(_PIECE), strict=True):
-            self._add(part.double(), part_hat.double())
+        shift = self._shift_of(x)
+        piece = _PIECE_OF_GPU if shift.is_cuda else _PIECE
+        x, x_hat = x.detach().to(shift.device), x_hat.detach().to(shift.device)
+        for part, part_hat in zip(x.split(piece), x_hat.split(piece), strict=True):
+            self._add(part.double(), part_hat.double(), shift)
         if codes is not None:
             fires = codes.values.abs() > self._fires_above
             self.firings += int(fires.sum())
             features = codes.indices[fires].cpu()
             self.fired += torch.bincount(features, minlength=len(self.fired))
 
-    def _add(self, x: Tensor, x_hat: Tensor) -> None:
-        """Take in some rows of a batch: several times their size is in memory for a moment."""
+    def _shift_of(self, x: Tensor) -> Tensor:
+        """Return what is taken from all rows, so that sums of squares keep their digits.
+
+        It is about their mean, and lies where rows are added up: where the first ones are, if that
+        is a GPU. To copy rows from there would take as long as several steps.
+        """
         if self._shift is None:
-            self._shift = x.mean(0)
+            first = x[:_PIECE].detach().to(x.device if x.is_cuda else "cpu")
+            self._shift = first.double().mean(0)
             self._sum, self._square = torch.zeros_like(self._shift), torch.zeros_like(self._shift)
+        return self._shift
+
+    def _add(self, x: Tensor, x_hat: Tensor, shift: Tensor) -> None:
+        """Take in some rows of a batch: several times their size is in memory for a moment."""
         self.rows += len(x)
         self.squared_error += float((x - x_hat).square().sum())
-        shifted = x - self._shift
+        shifted = x - shift
         self._sum += shifted.sum(0)
         self._square += shifted.square().sum(0)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probe_sae.sae.kernels import SparseCodes, add_totals, kernels_for
+from probe_sae.sae.kernels import SparseCodes, kernels_for
 from probe_sae.sae.selection import PreActivations, Select
 
 
@@ -89,12 +89,12 @@ class _Encode(torch.autograd.Function):
         features, kernels = len(W_enc), kernels_for(W_enc, len(x))
         slopes = torch.where(values != 0, grads[0], 0)
         marked = SparseCodes(slopes, indices)  # what has no slope adds nothing
-        grad_b = slopes.new_empty(features)
         grad_W = grad_x = grad_centre = None
         if ctx.needs_input_grad[1]:
+            grad_b = slopes.new_empty(features)
             grad_W = kernels.sums_by_feature(marked, slopes, x, _gradient_of(W_enc), grad_b)
         else:
-            add_totals(marked, slopes, grad_b)
+            grad_b = kernels.total_weights(marked, slopes, features)
         if ctx.needs_input_grad[0]:
             grad_x = kernels.weighted_sums(marked, W_enc)
         if ctx.needs_input_grad[3]:

@@ -61,6 +61,11 @@ class SitesStream:
         for parts in zip(*epochs, strict=True):
             yield torch.cat([part.float() for part in parts], 1)
 
+    def prepare(self, device: torch.device, last: int) -> None:
+        """Say what will be asked for; see `StoreStream.prepare`."""
+        for stream in self._streams:
+            stream.prepare(device, last)
+
     def sample(self, count: int) -> Tensor:
         """Return up to `count` rows from blocks spread over the store."""
         return torch.cat([stream.sample(count) for stream in self._streams], 1)

@@ -3,13 +3,12 @@
 Blocks of rows from all over the store fill a buffer, whose rows are then drawn in random order,
 while the next blocks are read beside. How well that mixes depends on the buffer alone: `companions`
 says it. An epoch can begin at any batch, so that a resumed training sees what an uninterrupted one
-sees.
+sees. A store that fits into a buffer is read once.
 """
 
-import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,65 +17,32 @@ from torch import Tensor
 
 from probe_sae.errors import SettingsError
 from probe_sae.store import layout
+from probe_sae.store.buffers import Batches, Buffer
+from probe_sae.store.fillings import Filling, Fillings
 from probe_sae.store.reader import Store
 
-BLOCK_ROWS = 2048
 BUFFER_BYTES = 192 << 20
 """Of a buffer of rows as they are on disk; two of them are in use."""
 READERS = 2
 """Threads that read."""
-KEPT_BATCHES = 4
-"""Batches whose memory is kept for others."""
 
 
-class _Fill(NamedTuple):
-    """What one filling of the buffer holds."""
+class _Ahead(NamedTuple):
+    """The epoch after one that is over, and its first filling if that is being read."""
 
-    left: NDArray[np.int64]
-    """Rows that the fill before has left, by their number in the store."""
-    blocks: NDArray[np.int64]
-    """Blocks to read."""
-    order: NDArray[np.int64]
-    """Places among `left` and the blocks' rows, in the order in which they are given out."""
-    given: int
-    """How many of them this fill gives out; the others are left to the next."""
-    rows: NDArray[np.int64]
-    """Those in `order`, by their number in the store."""
+    number: int
+    batch: int
+    buffers: list[Buffer]
+    reading: list[Future[None]]
 
 
-class _Batches:
-    """Memory of batches, used again once nobody holds a batch or a part of one any more.
-
-    Fresh pages for every batch cost six times what the rows in it cost.
-    """
-
-    def __init__(self, rows: int, width: int, dtype: str) -> None:
-        self._shape, self._dtype = (rows, width), dtype
-        self._kept: list[NDArray[Any]] = []
-
-    def of(self, rows: Tensor, wanted: Tensor) -> Tensor:
-        """Return the wanted rows, [wanted, width]."""
-        batch = layout.from_disk(self._free()[: len(wanted)], self._dtype)
-        torch.index_select(_as_words(rows), 0, wanted, out=_as_words(batch))
-        return batch
-
-    def _free(self) -> NDArray[Any]:
-        """Return an array that only this object refers to; a tensor made of it refers to it."""
-        for i in range(len(self._kept)):
-            if sys.getrefcount(self._kept[i]) == 2:  # the list and the call
-                return self._kept[i]
-        fresh = np.empty(self._shape, layout.DTYPES[self._dtype][1])
-        if len(self._kept) < KEPT_BATCHES:
-            self._kept.append(fresh)
-        return fresh
-
-
-def _as_words(rows: Tensor) -> Tensor:
-    """Return rows as rows of the longest words that fit: copied by words, they cost half."""
-    for dtype in (torch.int64, torch.int32):
-        if rows.shape[1] * rows.element_size() % dtype.itemsize == 0:
-            return rows.view(dtype)
-    return rows
+def _give_up(reading: list[Future[None]], buffers: list[Buffer]) -> None:
+    """Read no further into buffers, and wait for what is being read."""
+    for part in reading:
+        part.cancel()
+    wait(reading)
+    for buffer in buffers:
+        buffer.ready()
 
 
 class StoreStream:
@@ -108,11 +74,14 @@ class StoreStream:
         self.width, self._dtype = info.width, info.dtype
         self.widths = (info.width,)
         own = info.width * layout.DTYPES[info.dtype][1].itemsize
-        self._capacity = BUFFER_BYTES // (row_bytes or own)
-        """Rows that a buffer holds."""
         self._keep = None if contexts is None else store.marked(contexts)
+        self._fillings = Fillings(store.rows, self._keep, BUFFER_BYTES // (row_bytes or own), seed)
         self.rows = store.rows if self._keep is None else int(self._keep.sum())
-        self._spare: list[NDArray[Any]] = []
+        self._device, self._last = torch.device("cpu"), 0
+        self._ahead: _Ahead | None = None
+        self._spare: list[Buffer] = []
+        self._whole: tuple[Buffer, NDArray[np.int32]] | None = None
+        """A buffer that holds all rows, and where in it each row of the store lies."""
         self._contexts = store.contexts if contexts is None else int(contexts.sum())
         if not self.rows:
             raise SettingsError(f"no rows of {store.folder} are left to read; record more.")
@@ -128,31 +97,56 @@ class StoreStream:
             batch: rows of a batch; the last may be shorter.
             start: batches to leave out, as an earlier run has seen them; nothing of them is read.
         """
-        fills = self._fills(number, batch)
-        fill = next(fills)
+        fills = self._fillings.of_epoch(number, batch)
+        fill, is_first = next(fills), True
         while start >= (count := -(-fill.given // batch)):
             start -= count
-            fill = next(fills, None)
+            fill, is_first = next(fills, None), False
             if fill is None:
                 return
-        buffers = self._buffers(fill, batch)
-        with ThreadPoolExecutor(READERS) as pool:
-            batches = _Batches(min(batch, self.rows), self.width, self._dtype)
-            reading = self._begin(fill, None, buffers[0], pool)
+        batches = Batches(min(batch, self.rows), self.width, self._dtype)
+        if fill.given == self.rows and not len(fill.left):
+            whole, order = self._in_memory(fill)
+            for begin in range(start * batch, self.rows, batch):
+                yield batches.of(whole, order[begin : begin + batch])
+            return
+        buffers, reading = self._taken(number, batch, is_first=is_first)
+        reading = reading or self._begin(fill, None, buffers[0])
+        try:
             while fill is not None:
-                for part in reading:
-                    part.result()
-                rows = layout.from_disk(buffers[0], self._dtype)
-                order, given = torch.from_numpy(fill.order), fill.given
-                fill = next(fills, None)
-                if fill is not None:
-                    buffers.reverse()  # memory that is not needed is never touched
-                    left = rows.index_select(0, order[given:])
-                    reading = self._begin(fill, left, buffers[0], pool)
-                for begin in range(start * batch, given, batch):
-                    yield batches.of(rows, order[begin : min(begin + batch, given)])
-                start = 0
-        self._spare = buffers
+                buffer, following = self._filled(reading, buffers[0]), next(fills, None)
+                reading = []
+                if following is not None:
+                    left = torch.from_numpy(fill.order[fill.given :])
+                    left = buffer.rows.index_select(0, left)
+                    reading = self._begin(following, left, buffers[1])
+                elif number < self._last:
+                    first = next(self._fillings.of_epoch(number + 1, batch))
+                    reading = self._begin(first, None, buffers[1])
+                order = buffer.places(fill.order[: fill.given])
+                for begin in range(start * batch, fill.given, batch):
+                    yield batches.of(buffer, order[begin : begin + batch])
+                buffers.reverse()
+                fill, start = following, 0
+        except BaseException:  # also where the epoch is left early
+            _give_up(reading, buffers)
+            self._spare = buffers
+            raise
+        self._ahead = _Ahead(number + 1, batch, buffers, reading)
+
+    def prepare(self, device: torch.device, last: int) -> None:
+        """Say what will be asked for.
+
+        Args:
+            device: where batches are wanted; a GPU gathers them itself.
+            last: number of the last epoch; those before read the beginning of the next one.
+        """
+        self._last = last
+        device = device if device.type == "cuda" else torch.device("cpu")
+        if device != self._device:
+            if self._ahead is not None:
+                _give_up(self._ahead.reading, self._ahead.buffers)
+            self._device, self._ahead, self._spare, self._whole = device, None, [], None
 
     def row_number(self, number: int, batch: int, place: int) -> int:
         """Return which row of the store is at a place of an epoch; nothing is read.
@@ -162,7 +156,7 @@ class StoreStream:
             batch: rows of a batch.
             place: how many rows of the epoch come before.
         """
-        for fill in self._fills(number, batch):
+        for fill in self._fillings.of_epoch(number, batch):
             if place < fill.given:
                 return int(fill.rows[place])
             place -= fill.given
@@ -188,97 +182,94 @@ class StoreStream:
         """Return how many rows are mixed with each other."""
         if self.store.is_shuffled:
             return self.rows
-        return min(self.rows, max(batch, self._capacity))
+        return min(self.rows, max(batch, self._fillings.capacity))
 
     def sample(self, count: int) -> Tensor:
         """Return up to `count` rows from blocks spread over the store, [rows, width] float32."""
         generator = np.random.default_rng([self.seed, 1 << 32])
         parts: list[Tensor] = []
-        for block in generator.permutation(self._blocks):
-            parts.append(self._block(int(block)))
+        for block in generator.permutation(self._fillings.blocks):
+            parts.append(self._range(*self._fillings.bounds(int(block))))
             if sum(map(len, parts)) >= 4 * count:
                 break
         rows = torch.cat(parts)
-        return rows[torch.from_numpy(generator.permutation(len(rows))[:count])]
+        return rows[torch.from_numpy(generator.permutation(len(rows))[:count])].float()
 
     def in_order(self, batch: int) -> Iterator[Tensor]:
         """Yield all rows in the order in which they were recorded, [batch, width] float32."""
         for start in range(0, self.store.rows, batch):
             rows = self._range(start, min(start + batch, self.store.rows))
             if len(rows):
-                yield rows
+                yield rows.float()
 
-    @property
-    def _blocks(self) -> int:
-        return -(-self.store.rows // BLOCK_ROWS)
+    def _in_memory(self, fill: Filling) -> tuple[Buffer, Tensor]:
+        """Return all rows, which are read the first time, and where in them those of an epoch lie.
 
-    def _fills(self, number: int, batch: int) -> Iterator[_Fill]:
-        """Yield what the buffer holds, one filling after the other; nothing is read."""
-        generator = np.random.default_rng([self.seed, number])
-        blocks = generator.permutation(self._blocks)
-        a_fill = max(1, -(-max(batch, self._capacity) // BLOCK_ROWS))
-        left = np.zeros(0, np.int64)
-        for first in range(0, len(blocks), a_fill):
-            mine = blocks[first : first + a_fill]
-            is_last = first + a_fill >= len(blocks)
-            rows = np.concatenate([left, *(self._rows_of(int(block)) for block in mine)])
-            places = np.concatenate([np.arange(len(left)), self._places(len(left), mine)])
-            order = generator.permutation(len(rows))
-            given = len(rows) if is_last else len(rows) // batch * batch
-            rows = rows[order]
-            yield _Fill(left, mine, places[order], given, rows)
-            left = rows[given:]
+        Args:
+            fill: holds the whole epoch.
+        """
+        if self._whole is None:
+            buffer = self._buffer(self.store.rows)
+            self._filled(self._begin(fill, None, buffer), buffer)
+            places = np.zeros(self.store.rows, np.int32)
+            places[fill.rows] = fill.order
+            self._whole = buffer, places
+        buffer, places = self._whole
+        return buffer, buffer.places(places[fill.rows].astype(np.int64))
 
-    def _rows_of(self, block: int) -> NDArray[np.int64]:
-        """Return the rows of a block that are streamed, by their number in the store."""
-        start, stop = self._bounds(block)
-        if self._keep is None:
-            return np.arange(start, stop)
-        return start + np.flatnonzero(self._keep[start:stop])
+    def _taken(
+        self, number: int, batch: int, *, is_first: bool
+    ) -> tuple[list[Buffer], list[Future[None]]]:
+        """Return memory for two fillings, and the reading of the first if it has begun already.
 
-    def _places(self, before: int, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where in the buffer the streamed rows of blocks lie, after `before` others."""
-        parts: list[NDArray[np.int64]] = []
-        for block in blocks:
-            start, stop = self._bounds(int(block))
-            parts.append(before + self._rows_of(int(block)) - start)
-            before += stop - start
-        return np.concatenate(parts)
-
-    def _buffers(self, fill: _Fill, batch: int) -> list[NDArray[Any]]:
-        """Return memory for two fillings: that of the epoch before, since fresh pages are slow."""
-        size = len(fill.blocks) * BLOCK_ROWS + batch
+        Memory is that of the epoch before, as fresh pages are slow; nobody else has it then.
+        """
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            if is_first and (ahead.number, ahead.batch) == (number, batch):
+                return ahead.buffers, ahead.reading
+            _give_up(ahead.reading, ahead.buffers)
+            self._spare = ahead.buffers
         spare, self._spare = self._spare, []
-        if spare and len(spare[0]) >= size:
-            return spare
-        return [np.empty((size, self.width), layout.DTYPES[self._dtype][1]) for _ in range(2)]
+        size = self._fillings.room(batch)
+        if spare and len(spare[0].rows) >= size:
+            return spare, []
+        return [self._buffer(size) for _ in range(2)], []
 
-    def _begin(
-        self, fill: _Fill, left: Tensor | None, buffer: NDArray[Any], pool: ThreadPoolExecutor
-    ) -> list[Future[None]]:
+    def _buffer(self, rows: int) -> Buffer:
+        return Buffer(rows, self.width, self._dtype, self._device)
+
+    def _begin(self, fill: Filling, left: Tensor | None, buffer: Buffer) -> list[Future[None]]:
         """Begin to fill a buffer; return what must be waited for."""
         reading: list[Future[None]] = []
+        pool = ThreadPoolExecutor(READERS)
+        buffer.begin()
         if left is not None:
-            buffer[: len(left)] = layout.to_disk(left, self._dtype)
+            buffer.put(left)
         else:  # the epoch begins here: what the fill before would have left
             for i, row in enumerate(fill.left):
-                part = buffer[i : i + 1]
-                reading.append(pool.submit(self.store.read_into, self.site, int(row), part))
+                reading.append(pool.submit(buffer.read, self.store, self.site, int(row), i, 1))
         place = len(fill.left)
         for block in fill.blocks:
-            start, stop = self._bounds(int(block))
-            part = buffer[place : place + stop - start]
-            reading.append(pool.submit(self.store.read_into, self.site, start, part))
-            place += stop - start
+            start, stop = self._fillings.bounds(int(block))
+            count = stop - start
+            reading.append(pool.submit(buffer.read, self.store, self.site, start, place, count))
+            place += count
+        pool.shutdown(wait=False)  # its threads end once all is read
         return reading
 
-    def _bounds(self, block: int) -> tuple[int, int]:
-        start = block * BLOCK_ROWS
-        return start, min(start + BLOCK_ROWS, self.store.rows)
+    @staticmethod
+    def _filled(reading: list[Future[None]], buffer: Buffer) -> Buffer:
+        """Return a buffer once all of it is read.
 
-    def _block(self, block: int) -> Tensor:
-        return self._range(*self._bounds(block))
+        Raises:
+            StoreError: a file cannot be read.
+        """
+        for part in reading:
+            part.result()
+        buffer.ready()
+        return buffer
 
     def _range(self, start: int, stop: int) -> Tensor:
-        rows = self.store.read(self.site, start, stop)
+        rows = self.store[self.site][start:stop]
         return rows if self._keep is None else rows[torch.from_numpy(self._keep[start:stop])]

@@ -47,10 +47,10 @@ def _next(
     batches: Iterator[Tensor], device: torch.device, beside: torch.cuda.Stream
 ) -> _Fetched | None:
     """Return the next batch on its way to a GPU; None after the last."""
-    batch = next(batches, None)
-    if batch is None:
-        return None
     with torch.cuda.stream(beside):
+        batch = next(batches, None)
+        if batch is None:
+            return None
         if batch.device.type == "cpu":
             batch = batch.pin_memory()  # kept by torch until the copy is over
         rows = batch.to(device, non_blocking=True).float()

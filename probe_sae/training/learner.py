@@ -15,8 +15,8 @@ from probe_sae.training.precision import autocast
 from probe_sae.training.runs import Run
 from probe_sae.training.settings import TrainSettings
 
-LOOK_EVERY = 8
-"""Steps after which a GPU, which has to be waited for, is asked anew what is dead."""
+LOOK_EVERY = {"cpu": 1, "cuda": 8}
+"""Steps after which a device is asked anew what is dead; a GPU has to be waited for."""
 RESAMPLINGS = 4
 """Times in the first half of a run at which dead features of some architectures begin anew."""
 DEAD_AT_ONCE = 1024
@@ -138,6 +138,8 @@ class Learner:
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         tensors |= {f"average.{name}": tensor for name, tensor in self._average.items()}
         tensors |= progress_file.optimiser_tensors(self._optimiser) | {"silent": self._silent}
+        if self._known_dead is not None:
+            tensors["known_dead"] = self._known_dead
         return tensors, {"log": self.log, "alarms": sorted(self._alarms.said)}
 
     def restore(self, tensors: dict[str, Tensor], facts: Any) -> None:
@@ -152,6 +154,10 @@ class Learner:
             )
             progress_file.restore_optimiser(self._optimiser, tensors)
             self._silent.copy_(tensors["silent"])
+            known = tensors.get("known_dead")
+            if known is not None and not _are_numbers_below(known, len(self._silent)):
+                raise ValueError("known_dead holds what are no features")
+            self._known_dead = None if known is None else known.to(self._silent.device)
             for name, average in self._average.items():
                 average.copy_(tensors[f"average.{name}"])
             self.log = list(facts["log"])
@@ -183,7 +189,7 @@ class Learner:
 
     def _dead_features(self, step: int) -> Tensor:
         """Return the numbers of dead features; on a GPU as they were a few steps before."""
-        if self._known_dead is None or not self._silent.is_cuda or step % LOOK_EVERY == 0:
+        if self._known_dead is None or step % LOOK_EVERY.get(self._silent.device.type, 1) == 0:
             self._known_dead = self._dead().nonzero().squeeze(1)
         return self._known_dead
 
@@ -232,6 +238,12 @@ class Learner:
         self._silent[dead] = 0
         self._known_dead = None
         say(f"{self._named}{len(dead)} dead features begin anew at rows with a large error")
+
+
+def _are_numbers_below(numbers: Tensor, limit: int) -> bool:
+    """Return whether a tensor is a list of numbers from 0 up to a limit."""
+    is_list = numbers.dtype == torch.int64 and numbers.ndim == 1
+    return is_list and bool(((numbers >= 0) & (numbers < limit)).all())
 
 
 def _in_turns(dead: Tensor, most: int, step: int) -> Tensor:

@@ -16,7 +16,7 @@ from probe_sae.outputs import interrupts_wait
 from probe_sae.progress import progress, say
 from probe_sae.sae import SAE
 from probe_sae.sae.kernels.threads import threads_for
-from probe_sae.store import Stream
+from probe_sae.store import SitesStream, StoreStream, Stream
 from probe_sae.training import progress_file
 from probe_sae.training.alarms import name_bad_rows, warn_of_outliers
 from probe_sae.training.feeding import fed
@@ -68,6 +68,8 @@ class Training:
                 "the rows are all the same, so there is nothing to learn: is this the right site?"
             )
         warn_of_outliers(sample)
+        if isinstance(stream, (StoreStream, SitesStream)):
+            stream.prepare(device, (trainer.steps * trainer.batch_size - 1) // stream.rows)
         self._late = LateCheck()
         self.learners = [Learner(run, stream.widths, sample, trainer, device) for run in runs]
 

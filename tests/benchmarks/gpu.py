@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from probe_sae.sae import fraction_unexplained, settings_for
+from probe_sae.sae import few, fraction_unexplained, settings_for
 from probe_sae.sae.kernels import cuda, cuda_selecting
 from probe_sae.training import TrainSettings, train
 from probe_sae.training.learner import Learner
@@ -48,6 +48,7 @@ SIZES = {
     "32k": Size(768, 32768, 32, 8192),
     "131k": Size(4096, 131072, 64, 8192),
 }
+FEW = few.FEW
 DEVICE = torch.device("cuda")
 
 
@@ -244,8 +245,12 @@ Stepper = tuple[Callable[[Tensor], object], Callable[[Tensor], Tensor]]
 
 
 def ours(size: Size, arch: str, rows: Tensor) -> Stepper:
-    """Return our learner; `+tf32` or `+bf16` behind the architecture is a precision."""
-    arch, _, precision = arch.partition("+")
+    """Return our learner; `+tf32` or `+bf16` behind the architecture is a precision.
+
+    `+dense` leaves out the sparse step of penalised dictionaries.
+    """
+    few.FEW = 0.0 if "+dense" in arch else FEW
+    arch, _, precision = arch.replace("+dense", "").partition("+")
     mine, at = learner(size, arch, rows, precision or "float32"), itertools.count()
     return lambda rows: mine.step(rows, next(at)), mine.sae
 

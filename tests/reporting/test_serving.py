@@ -93,7 +93,10 @@ def test_show_serves_where_no_browser_opens_and_ends_well(folder: Path) -> None:
         link.request("GET", "/")
         answer = link.getresponse().read()
         running.send_signal(signal.SIGINT)
-        code = running.wait(20)
+        try:
+            code = running.wait(20)
+        finally:
+            running.kill()  # where SIGINT is ignored, as in a background job
 
     assert answer == b"the page"
     assert told["page"].endswith("/report/index.html")

@@ -39,5 +39,6 @@ SUMS: dict[str, Sum] = {
     "error": lambda make, codes, W, x: make.errors(codes, W, x[0], x).error,
     "error's dots": lambda make, codes, W, x: make.errors(codes, W, x[0], x).dots,
     "sums_by_feature": _with_totals,
+    "total_weights": lambda make, codes, W, x: make.total_weights(codes, codes.values, len(W)),
     "fired": lambda make, codes, W, x: make.fired(codes, len(W)),
 }

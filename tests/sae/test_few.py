@@ -10,6 +10,7 @@ from probe_sae.sae import SAE, few, make_sae, settings_for
 from probe_sae.sae.architectures import jumprelu
 from probe_sae.sae.dense import DenseSAE
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 KINDS: dict[str, dict[str, Any]] = {
     "l1": {"arch": "l1"},
     "l1, unit norm": {"arch": "l1", "unit_norm": True},
@@ -91,12 +92,14 @@ def test_a_sparse_step_gives_what_the_dense_formulas_give(
         assert 0 < int(wanted["fired"].sum()) < 0.3 * len(x) * sae.features
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiled_loops_take_the_sparse_step_by_themselves(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large enough, and few of its features fire: the same numbers as without."""
     sae, x, dead = prepared(kind, torch.float32, rows=2500, features=4096)
+    sae, x, dead = sae.to(device), x.to(device), dead.to(device)
     assert few.is_worthwhile(sae.get_parameter("W_enc"), len(x))
     threshold = dict(sae.named_parameters()).get("threshold")
     limits = None if threshold is None else threshold.detach() - sae.get_buffer("bandwidth") / 2
@@ -140,7 +143,7 @@ def test_where_many_fire_or_one_row_fires_most_the_step_is_dense(
     assert not is_sparse(sae, x)
     monkeypatch.setattr(few, "FEW", 1.0)
     assert is_sparse(sae, x)
-    monkeypatch.setattr(few, "MOST_PLACES", 300 * 5)
+    monkeypatch.setattr(few, "MOST_PLACES", {"cpu": 300 * 5})
     assert not is_sparse(sae, x)
 
 

@@ -1,17 +1,26 @@
 """One epoch is each row once, in an order of the seed's own; held-out contexts stay out."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from probe_sae.errors import SettingsError
-from probe_sae.store import Store, StoreStream, TensorStream, held_out_contexts, stream
+from probe_sae.store import (
+    Store,
+    StoreStream,
+    TensorStream,
+    fillings,
+    held_out_contexts,
+    stream,
+)
 
 from .conftest import MakeStore
 
 
 @pytest.fixture
 def store(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(stream, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(fillings, "BLOCK_ROWS", 16)
     monkeypatch.setattr(stream, "BUFFER_BYTES", 64 * 8 * 4)
     return make_store([50, 70, 33, 90], width=8)
 
@@ -45,7 +54,7 @@ def test_an_epoch_can_begin_at_any_batch(store: Store, batch: int, half: bool) -
 def test_batches_hold_the_rows_as_they_are_on_disk(
     make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    monkeypatch.setattr(stream, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(fillings, "BLOCK_ROWS", 16)
     store = make_store([50, 70], dtype=dtype)
 
     batches = list(StoreStream(store, "site", seed=3).epoch(0, 50))
@@ -116,16 +125,105 @@ def test_a_tensor_streams_like_a_store() -> None:
     assert _sorted(torch.cat(batches)) == _sorted(rows)
 
 
-def test_an_epoch_that_fits_in_one_buffer_touches_no_other(make_store: MakeStore) -> None:
-    """The next epoch would else take as much memory again: it grew by 192 MB in the second."""
-    stream = StoreStream(make_store([50, 70, 33, 90], width=8), "site", seed=0)
-    for _ in stream.epoch(0, 50):
-        pass
-    first = stream._spare[0]
-    stream._spare[1][:] = 7
+def test_a_store_that_fits_into_a_buffer_is_read_once(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In orders that are those of an epoch read anew, also of chosen contexts; memory of one."""
+    store = make_store([50, 70, 33, 90], width=8)
+    held = held_out_contexts(store.contexts, 0.5, seed=1)
+    seen: list[int] = []
+    real = Store.read_into
 
-    for _ in stream.epoch(1, 50):
-        pass
+    def watched(self: Store, site: str, start: int, out: Any) -> None:
+        seen.append(start)
+        real(self, site, start, out)
 
-    assert stream._spare[0] is first
-    assert bool((stream._spare[1] == 7).all())
+    for contexts in (None, held):
+        stream = StoreStream(store, "site", 0, contexts)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "read_into", watched)
+            epochs = [list(stream.epoch(number, 50)) for number in range(3)]
+            middle = list(stream.epoch(1, 50, 2))
+        assert seen == [0]
+        seen.clear()
+        for number, epoch in enumerate(epochs):
+            anew = list(StoreStream(store, "site", 0, contexts).epoch(number, 50))
+            assert all(map(torch.equal, epoch, anew))
+        assert all(map(torch.equal, middle, epochs[1][2:]))
+        assert not torch.equal(epochs[0][0], epochs[1][0])
+
+
+def _epochs(stream: StoreStream, last: int, batch: int = 8) -> list[list[torch.Tensor]]:
+    return [list(stream.epoch(number, batch)) for number in range(last + 1)]
+
+
+def test_an_epoch_reads_the_beginning_of_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = _epochs(StoreStream(store, "site", seed=3), 3)
+    begun: list[int] = []
+    first = 0
+    real = StoreStream._begin
+
+    def watched(self: StoreStream, *given: Any) -> Any:
+        begun.append(len(given[0].blocks))
+        return real(self, *given)
+
+    monkeypatch.setattr(StoreStream, "_begin", watched)
+    ahead = StoreStream(store, "site", seed=3)
+    ahead.prepare(torch.device("cpu"), 3)
+    got: list[list[torch.Tensor]] = []
+    for number in range(4):
+        got.append([])
+        for i, rows in enumerate(ahead.epoch(number, 8)):
+            got[-1].append(rows)
+            if i == 0:
+                first = len(begun)
+    fillings = len(list(ahead._fillings.of_epoch(0, 8)))
+
+    assert fillings > 2
+    assert len(begun) == 4 * fillings  # nothing twice, and nothing after the last
+    assert first == 3 * fillings + 2  # the last epoch found its first filling
+    assert all(all(map(torch.equal, *both)) for both in zip(got, wanted, strict=True))
+
+
+def test_what_was_read_ahead_is_of_no_use_to_another_epoch(store: Store) -> None:
+    plain = StoreStream(store, "site", seed=3)
+    ahead = StoreStream(store, "site", seed=3)
+    ahead.prepare(torch.device("cpu"), 9)
+    asked = [(0, 8, 0), (2, 8, 0), (3, 7, 0), (4, 7, 5), (5, 100, 0), (6, 8, 2), (7, 8, 0)]
+    for number, batch, start in asked:
+        got = list(ahead.epoch(number, batch, start))
+        assert all(map(torch.equal, got, plain.epoch(number, batch, start)))
+        left = ahead.epoch(number + 1, batch)
+        next(left)
+        left.close()  # type: ignore[attr-defined]
+
+
+def test_epochs_of_one_stream_at_the_same_time_do_not_disturb_each_other(store: Store) -> None:
+    stream = StoreStream(store, "site", seed=3)
+    wanted = _epochs(stream, 1)
+
+    both = list(zip(stream.epoch(0, 8), stream.epoch(1, 8), strict=True))
+
+    for i, epoch in enumerate(wanted):
+        assert all(map(torch.equal, epoch, [pair[i] for pair in both]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("bytes_", [64 * 8 * 4, 1 << 20])
+def test_a_gpu_gathers_the_same_batches(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, dtype: str, bytes_: int
+) -> None:
+    monkeypatch.setattr(fillings, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(stream, "BUFFER_BYTES", bytes_)
+    store = make_store([50, 70, 33, 90] * 20, width=8, dtype=dtype)
+    there = StoreStream(store, "site", seed=3)
+    there.prepare(torch.device("cuda"), 3)
+
+    wanted, got = _epochs(StoreStream(store, "site", seed=3), 3), _epochs(there, 3)
+
+    for here, those in zip(wanted, got, strict=True):
+        assert all(rows.is_cuda for rows in those)
+        assert all(torch.equal(one, other.cpu()) for one, other in zip(here, those, strict=True))

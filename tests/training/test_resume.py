@@ -13,12 +13,16 @@ import pytest
 import torch
 
 from probe_sae.errors import FormatError, OutputExists, SettingsError
-from probe_sae.sae import ARCHITECTURES, TopK
+from probe_sae.sae import ARCHITECTURES, TopK, load_sae
 from probe_sae.store import Store
+from probe_sae.training import TrainSettings, learner
 from probe_sae.training import train as train_anywhere
+from probe_sae.training.learner import Learner
 from probe_sae.training.loop import Training
+from probe_sae.training.runs import Run
 
 from .killed import RUN, check_same, make_store, settings, sites
+from .test_train import world
 
 train = partial(train_anywhere, device="cpu")
 STEPS = RUN.steps
@@ -80,6 +84,47 @@ def test_interrupts_at_any_step_change_no_bit(
     )
 
     check_same(tmp_path / "sae", tmp_path / "whole")
+
+
+def test_dead_features_that_were_asked_for_some_steps_ago_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, which is asked every eighth step, and would be asked anew when it goes on."""
+    monkeypatch.setitem(learner.LOOK_EVERY, "cpu", 8)
+    run = TrainSettings(rows=8_000, batch_size=64, lr=5e-3)
+    rows = world(4_000, 1, features=8)  # of 64 features most die
+    names = "whole", "sae"
+    for name in names:
+        out = tmp_path / name
+        for step in (5, 49, 83, 90) if name == "sae" else ():
+            with monkeypatch.context() as patched:
+                _interrupt_at(patched, step, signal.SIGINT)
+                with pytest.raises(KeyboardInterrupt):
+                    train(rows, TopK(features=64, k=3), run, out=out, resume=True)
+        train(rows, TopK(features=64, k=3), run, out=out, resume=True)
+
+    whole, resumed = (load_sae(tmp_path / name) for name in names)
+    assert whole.log[-1]["dead_fraction"] > 0.1
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("numbers", [[64], [-1], [[3]], [0.5]])
+def test_a_damaged_list_of_dead_features_is_refused(numbers: list[Any]) -> None:
+    made = Learner(
+        Run(TopK(features=64, k=3), 0),
+        (24,),
+        world(100, 1),
+        TrainSettings(rows=1000, batch_size=64),
+        torch.device("cpu"),
+    )
+    made.step(world(64, 2), 0)
+    tensors, facts = made.state()
+    made.restore(tensors, facts)
+    assert tensors["known_dead"].numel() == 0
+
+    with pytest.raises(FormatError, match="known_dead"):
+        made.restore(tensors | {"known_dead": torch.tensor(numbers)}, facts)
 
 
 @pytest.mark.parametrize("arch", ARCHS)

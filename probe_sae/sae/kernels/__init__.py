@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probe_sae.sae.kernels import reference
-from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes, add_totals, in_rows, positive
+from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes, in_rows, positive
 
 WORTHWHILE = 1 << 27
 """Multiplications of an encoding from which compiled loops pay for their compilation."""
@@ -67,6 +67,10 @@ class Kernels(Protocol):
         """
         ...
 
+    def total_weights(self, codes: SparseCodes, weights: Tensor, features: int) -> Tensor:
+        """Return the sum of the weights, [rows, width], of each feature's firings, [features]."""
+        ...
+
     def fired(self, codes: SparseCodes, features: int) -> Tensor:
         """Return on how many rows each feature fires, [features] int64."""
         ...
@@ -105,11 +109,11 @@ def _has_triton(device: torch.device) -> bool:
 
 
 __all__ = [
+    "WORTHWHILE",
     "Errors",
     "Flat",
     "Kernels",
     "SparseCodes",
-    "add_totals",
     "in_rows",
     "kernels_for",
     "positive",

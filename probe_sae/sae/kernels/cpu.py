@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from probe_sae.sae.kernels import cpu_selecting, cpu_sums, reference
-from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes, add_totals
+from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
 from probe_sae.sae.kernels.threads import side_by_side
 
 CHUNK_ROWS = 256
@@ -137,7 +137,7 @@ def sums_by_feature(
 ) -> Tensor:
     """See `Kernels.sums_by_feature`."""
     if totals is not None:
-        add_totals(codes, weights, totals)
+        totals.copy_(total_weights(codes, weights, len(out)))
     x, values, indices = _plain(x), _plain(codes.values), codes.indices.contiguous()
     features = len(out)
     starts = np.empty(features + 1, np.int64)
@@ -159,7 +159,8 @@ def sums_by_feature(
     return out
 
 
-fired, keep_lengths, unit_rows = reference.fired, reference.keep_lengths, reference.unit_rows
+fired, total_weights = reference.fired, reference.total_weights
+keep_lengths, unit_rows = reference.keep_lengths, reference.unit_rows
 
 
 def _product(x: Tensor, W: Tensor, b: Tensor) -> NDArray[np.float32]:

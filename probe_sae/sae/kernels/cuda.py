@@ -133,6 +133,12 @@ def sums_by_feature(
     return out
 
 
+def total_weights(codes: SparseCodes, weights: Tensor, features: int) -> Tensor:
+    """See `Kernels.total_weights`; in a fixed order, unlike torch's sums."""
+    ones, out = weights.new_ones(len(weights), 1), weights.new_empty(features, 1)
+    return sums_by_feature(codes, weights, ones, out).squeeze(1)
+
+
 def fired(codes: SparseCodes, features: int) -> Tensor:
     """See `Kernels.fired`."""
     values, indices = map(_plain, codes)

@@ -53,15 +53,3 @@ def positive(codes: Tensor) -> SparseCodes:
     """Return what is positive of dense codes, [rows, features]."""
     rows, features = (codes > 0).nonzero(as_tuple=True)
     return in_rows(Flat(rows, features, codes[rows, features]), len(codes))
-
-
-def add_totals(codes: SparseCodes, weights: Tensor, totals: Tensor) -> None:
-    """Write the sum of the weights of each feature's firings.
-
-    Args:
-        codes: say what fires.
-        weights: [rows, width], one for each firing.
-        totals: [features], changed.
-    """
-    fired = torch.where(codes.values != 0, weights, 0).flatten()
-    totals.zero_().index_add_(0, codes.indices.flatten(), fired)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, linear
 
-from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes, add_totals
+from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
 
 CHUNK_ROWS = 512
 """Rows encoded at once on a CPU: their pre-activations stay near the cache."""
@@ -76,8 +76,14 @@ def sums_by_feature(
         per_sample_weights=weights.flatten()[places][order],
     )
     if totals is not None:
-        add_totals(codes, weights, totals)
+        totals.copy_(total_weights(codes, weights, len(out)))
     return out.copy_(sums)
+
+
+def total_weights(codes: SparseCodes, weights: Tensor, features: int) -> Tensor:
+    """See `Kernels.total_weights`."""
+    fires = torch.where(codes.values != 0, weights, 0).flatten()
+    return fires.new_zeros(features).index_add_(0, codes.indices.flatten(), fires)
 
 
 def fired(codes: SparseCodes, features: int) -> Tensor:
