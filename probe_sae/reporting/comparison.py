@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis.counterparts import Counterparts, Side, counterparts
 from probe_sae.analysis.result import Analysis
-from probe_sae.reporting.encoding import clean, narrow, pack, plain, signed16, unpack
-from probe_sae.reporting.features import labels as commonest_tokens
+from probe_sae.reporting.encoding import clean, narrow, pack, plain, signed16
+from probe_sae.reporting.features import label_lines
 
 THRESHOLDS = (0.7, 0.9)
 """Cosines from which on two features are said to be the same."""
@@ -43,7 +43,7 @@ def compared(a: Analysis, b: Analysis) -> tuple[dict[str, Any], dict[str, Any]]:
         **_side("a", found.a),
         **_side("b", found.b),
         "b_firings": narrow(b.columns.firings),
-        "b_tokens": unpack(commonest_tokens(b))["text"],
+        "b_tokens": np.frombuffer(b"\n".join(label_lines(b)), dtype=np.uint8),
         "a_words": _words(a),
         "b_words": _words(b),
     })  # fmt: skip

@@ -24,6 +24,8 @@ SPARK_BINS = 16
 def index(analysis: Analysis) -> dict[str, Any]:
     """Return what the list and the map need of every feature, about 20 bytes each.
 
+    `order` is that of the list when it is opened: features that fire most come first; to sort them
+    there would take longer than all else that the list needs of them.
     `firings`, `cluster`, `module` and `part` are exact (cluster and module plus one, so that 0 is
     "none"); `fit`, how well the label fits, is in half per cents (255 is "not scored", and a clear
     label has `clear` 1);
@@ -34,6 +36,7 @@ def index(analysis: Analysis) -> dict[str, Any]:
     top_share = features.token_shares[:, :1].max(axis=1, initial=0)
     arrays: dict[str, NDArray[Any]] = {
         "firings": narrow(features.firings),
+        "order": narrow(np.argsort(-features.firings, kind="stable")),
         "max": rounded(features.max, 15),
         "mean": rounded(features.mean, 15),
         "share": fraction16(top_share),
@@ -59,9 +62,16 @@ def sparks(analysis: Analysis) -> dict[str, Any]:
 
 
 def labels(analysis: Analysis) -> dict[str, Any]:
-    """Return each feature's label and commonest tokens: a line a feature, U+001F between."""
+    """Return what `label_lines` says as one text, and the length of each feature's part of it."""
+    lines = label_lines(analysis)
+    text = np.frombuffer(b"".join(lines), dtype=np.uint8)
+    return pack({"text": text, "lengths": narrow(np.array([*map(len, lines)], np.int64))})
+
+
+def label_lines(analysis: Analysis) -> list[bytes]:
+    """Return each feature's label and commonest tokens, U+001F between, as UTF-8."""
     names: dict[int, str] = {}
-    lines: list[str] = []
+    lines: list[bytes] = []
     for label, tokens in zip(
         analysis.labels.label, analysis.columns.token_ids[:, :LABEL_TOKENS].tolist(), strict=True
     ):
@@ -69,9 +79,8 @@ def labels(analysis: Analysis) -> dict[str, Any]:
             if token >= 0 and token not in names:
                 names[token] = visible(analysis.token_text(token))
         shown = [names[token] for token in tokens if token >= 0]
-        lines.append("\x1f".join([visible(label).replace("\x1f", " "), *shown]))
-    text = "\n".join(lines).encode()
-    return pack({"text": np.frombuffer(text, dtype=np.uint8)})
+        lines.append("\x1f".join([visible(label).replace("\x1f", " "), *shown]).encode())
+    return lines
 
 
 def visible(text: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from probe_sae.errors import OutputExists, SettingsError
 from probe_sae.outputs import write_whole
+from probe_sae.reporting.pages import PAGES, joined, scripts_of
 
 MOST_FEATURES = 2048
 """Beyond, a browser parses megabytes before it shows anything, and mail refuses the file."""
@@ -24,7 +25,6 @@ POLICY = (
     "default-src 'none'; script-src '{script}'; style-src '{style}'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
 )
-_SCRIPTS = re.compile(r'<script defer src="(assets/js/[^"]+)"></script>\n')
 _TAKEN = re.compile(r"probe\.take\((\"[^\"]*\"),(.*)\);\n", re.DOTALL)
 
 
@@ -75,14 +75,13 @@ def whole_file(out: Path, *, force: bool) -> Generator[Path]:
 
 def fold(folder: Path) -> None:
     """Write `single.html` into a folder with a report's pages and data files."""
-    pages = [(folder / name).read_text(encoding="utf-8") for name in ("index.html", "map.html")]
-    code = "".join(_read(folder / name) for name in _in_order(*map(_SCRIPTS.findall, pages)))
+    code = joined(_in_order(*map(scripts_of, PAGES)))
     style = _read(folder / "assets" / "app.css")
     for text, end in ((code, "</script"), (style, "</style")):
         if end in text.lower() or "<!--" in text:
             raise AssertionError(f"a script or style of ours holds {end} or <!--")
     policy = POLICY.format(script=_hash(code), style=_hash(style))
-    page = _SCRIPTS.sub("", pages[0])
+    page = _put(_read(folder / "index.html"), r"(?:<script[^>]*></script>\n)+", "")
     page = _put(page, r'(?<=Security-Policy" content=")[^"]*', policy)
     page = _put(page, r'<html lang="en"', '<html lang="en" data-single')
     page = _put(page, r"assets/icon\.svg", _data_uri(folder / "assets" / "icon.svg"))

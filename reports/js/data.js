@@ -103,8 +103,7 @@ window.probe = {};
         "This browser cannot unpack the report's data (no DecompressionStream): use a newer one.",
       );
     }
-    const stream = new Blob([fromBase64(packed.gz)]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+    const bytes = await inflated(fromBase64(packed.gz));
     const columns = {};
     const shapes = {};
     let start = 0;
@@ -112,22 +111,48 @@ window.probe = {};
       const size = KINDS[kind].BYTES_PER_ELEMENT;
       const count = shape.reduce((a, b) => a * b, 1);
       if (start + count * size > bytes.length) throw new Error("short");
-      columns[name] = fromPlanes(bytes.subarray(start, start + count * size), size, KINDS[kind]);
+      const planes = bytes.subarray(start, start + count * size);
+      later(columns, name, () => fromPlanes(planes, size, KINDS[kind]));
       shapes[name] = shape;
       start += count * size;
     }
     return { columns, shapes };
   }
 
+  async function inflated(bytes) {
+    const stream = new DecompressionStream("gzip");
+    const writer = stream.writable.getWriter();
+    const written = writer.write(bytes).then(() => writer.close());
+    const [buffer] = await Promise.all([new Response(stream.readable).arrayBuffer(), written]);
+    return new Uint8Array(buffer);
+  }
+
+  // A property that is made when it is first asked for: a page needs few of the columns.
+  function later(object, name, make) {
+    Object.defineProperty(object, name, {
+      configurable: true,
+      enumerable: true,
+      get() {
+        const value = make();
+        Object.defineProperty(object, name, { value, enumerable: true });
+        return value;
+      },
+    });
+  }
+
+  // Numbers from their first bytes, all second bytes, and so on.
   function fromPlanes(planes, size, Kind) {
     if (size === 1) return new Kind(planes);
     const count = planes.length / size;
-    const bytes = new Uint8Array(planes.length);
-    for (let plane = 0; plane < size; plane++) {
-      const start = plane * count;
-      for (let i = 0, at = plane; i < count; i++, at += size) bytes[at] = planes[start + i];
+    const words = size === 2 ? new Uint16Array(count) : new Uint32Array(count);
+    const plane = (number) => planes.subarray(number * count, (number + 1) * count);
+    const [a, b] = [plane(0), plane(1)];
+    if (size === 2) for (let i = 0; i < count; i++) words[i] = a[i] | (b[i] << 8);
+    else {
+      const [c, d] = [plane(2), plane(3)];
+      for (let i = 0; i < count; i++) words[i] = a[i] | (b[i] << 8) | (c[i] << 16) | (d[i] << 24);
     }
-    return new Kind(bytes.buffer);
+    return new Kind(words.buffer);
   }
 
   function fromBase64(text) {

@@ -83,7 +83,7 @@
           "div",
           { class: "where" },
           probe.inputLink(list, example, feature, probe.visible(context.document)),
-          ` · ${(context.start + example.position).toLocaleString("en")}`,
+          ` · ${probe.number(context.start + example.position)}`,
         ),
       );
     };

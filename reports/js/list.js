@@ -41,7 +41,7 @@
         star && el("span", { class: "star", "aria-label": "starred", text: "★" }),
       ),
       el("td", { class: "names" }, probe.nameOf(id, 5)),
-      el("td", { class: "fit", text: probe.percent(probe.labelOf(id).fit) }),
+      el("td", { class: "fit", text: probe.percent(probe.fitOf(id)) }),
       el("td", { class: "share", text: index.share[id] ? `${Math.round(index.share[id] / 655.35)} %` : "–" }),
       el("td", { class: "density", tip: probe.oneIn(density), text: probe.percent(density) }),
       el("td", { class: "max", text: index.firings[id] ? probe.number(index.max[id]) : "–" }),
@@ -126,6 +126,7 @@
       );
     }
     function drawRows() {
+      if (!scroller.isConnected) return; // the first time it is drawn is when its size is known
       const first = Math.max(0, Math.floor(scroller.scrollTop / HEIGHT) - SPARE);
       const last = Math.min(
         order.length,
@@ -219,7 +220,8 @@
     probe.later(async () => {
       try {
         sparks = await probe.sparks();
-        drawRows();
+        for (const line of body.querySelectorAll("tr[data-id]"))
+          line.querySelector(".sparks").replaceChildren(probe.spark(sparks(Number(line.dataset.id))));
       } catch (error) {
         probe.say(error.message);
       }

@@ -8,7 +8,7 @@
 
   function texts() {
     if (!lowered) {
-      lowered = probe.report.labels.map((line) => line.toLowerCase());
+      lowered = Array.from({ length: probe.report.count }, (_, id) => probe.report.line(id).toLowerCase());
       for (const [feature, entry] of Object.entries(probe.notes.entries())) {
         lowered[feature] = `${lowered[feature] || ""}\u001f${entry.label}\u001f${entry.note}`.toLowerCase();
       }
@@ -28,26 +28,51 @@
       );
   };
 
-  const COLUMNS = {
-    id: (id) => id,
-    density: (id) => probe.report.index.firings[id],
-    max: (id) => probe.report.index.max[id],
-    mean: (id) => probe.report.index.mean[id],
-    share: (id) => probe.report.index.share[id],
-    fit: (id) => probe.labelOf(id).fit,
-    module: (id) => probe.moduleOf(id),
+  // What a feature is sorted by: whole numbers from 0 on.
+  const KEYS = {
+    id: () => (id) => id,
+    density: ({ firings }) => (id) => firings[id],
+    max: ({ max }) => ordered(max),
+    mean: ({ mean }) => ordered(mean),
+    share: ({ share }) => (id) => share[id],
+    fit: ({ fit }) => (id) => (fit[id] === 255 ? 0 : fit[id] + 1),
+    module: ({ module }) => (id) => module[id],
   };
+
+  // The bits of floating numbers as whole numbers in the same order; what is no number comes first.
+  function ordered(values) {
+    const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+    return (id) =>
+      Number.isNaN(values[id]) ? 0 : bits[id] & 0x80000000 ? ~bits[id] >>> 0 : (bits[id] | 0x80000000) >>> 0;
+  }
+
+  // Numbers of features by a key, rising or falling, and those of one key by themselves: sorted by
+  // 11 bits of the key after the other, which takes a tenth of what comparing takes.
+  function sorted(ids, key, isFalling) {
+    const keys = Uint32Array.from(ids, isFalling ? (id) => ~key(id) : key);
+    let [from, to] = [Uint32Array.from(ids.keys()), new Uint32Array(ids.length)];
+    for (let shift = 0; shift < 32; shift += 11) {
+      const places = new Uint32Array(2049);
+      for (let i = 0; i < from.length; i++) places[((keys[from[i]] >>> shift) & 2047) + 1]++;
+      for (let i = 1; i < 2049; i++) places[i] += places[i - 1];
+      for (let i = 0; i < from.length; i++) to[places[(keys[from[i]] >>> shift) & 2047]++] = from[i];
+      [from, to] = [to, from];
+    }
+    return Array.from(from, (at) => ids[at]);
+  }
 
   // Features that the state leaves, in its order. State: q, sort ("density", "-density"), from, to
   // (log10 of density), module, part, starred, clear, dead ("1" to show dead features).
   probe.select = function (state) {
     const matches = probe.matcher(state.q || "");
-    const { firings } = probe.report.index;
+    const { firings, order } = probe.report.index;
     const low = state.from ? 10 ** Number(state.from) : 0;
     const high = state.to ? 10 ** Number(state.to) : Infinity;
     const module = state.module === "" || state.module === undefined ? null : Number(state.module);
+    const sort = state.sort || "-density";
     const kept = [];
-    for (let id = 0; id < firings.length; id++) {
+    for (let at = 0; at < firings.length; at++) {
+      const id = sort === "-density" ? order[at] : at;
       if (!firings[id] && state.dead !== "1") continue;
       if (low > 0 || high < Infinity) {
         const density = probe.density(id);
@@ -55,16 +80,13 @@
       }
       if (module !== null && probe.moduleOf(id) !== module) continue;
       if (state.part && probe.report.index.part[id] !== Number(state.part)) continue;
-      if (state.clear === "1" && !probe.labelOf(id).isClear) continue;
+      if (state.clear === "1" && !probe.isClear(id)) continue;
       if (state.starred === "1" && !probe.notes.get(id).star) continue;
       if (matches(id)) kept.push(id);
     }
-    const name = (state.sort || "-density").replace(/^-/, "");
-    const value = COLUMNS[name] || COLUMNS.id;
-    const sign = (state.sort || "-density").startsWith("-") ? -1 : 1;
-    const keys = new Float64Array(firings.length);
-    for (const id of kept) keys[id] = Number.isNaN(value(id)) ? -Infinity : value(id);
-    return kept.sort((a, b) => sign * (keys[a] - keys[b]) || a - b);
+    if (sort === "-density") return kept;
+    const make = KEYS[sort.replace(/^-/, "")] || KEYS.id;
+    return sorted(kept, make(probe.report.index), sort.startsWith("-"));
   };
 
   // The selection as a file.

@@ -123,7 +123,7 @@
           ];
         })
         .concat(
-          `${probe.visible(context.document)}, token ${(context.start + group.members[0]).toLocaleString("en")}`,
+          `${probe.visible(context.document)}, token ${probe.number(context.start + group.members[0])}`,
         ),
     );
     return span;

@@ -110,3 +110,57 @@ def test_the_list_scrolls_to_its_end_and_remembers_its_place(
     page.browser.back()
 
     page.wait(f"document.querySelector('tr[data-id=\"{last}\"]')")
+
+
+@pytest.mark.parametrize("name", ["id", "density", "max", "mean", "share", "fit", "module"])
+def test_every_order_is_that_of_comparing(page: Any, text_report: Report, name: str) -> None:
+    """Rising and falling; those of one value by their number; what has no value counts least."""
+    page.visit(text_report, "index.html#/features")
+    page.run(  # negative ones, none, ties and the largest, whatever the dictionary has
+        "const {max, mean, share, fit} = probe.report.index;"
+        "mean.set([-2, NaN, 0, -0.5, 1e30, -1e30]); max.set([0, 0, 7, 7, 7]);"
+        "share.set([65535, 65535, 0]); fit.set([255, 0, 254, 255])"
+    )
+    for sign in ("", "-"):
+        got = page.run(f"return probe.select({{sort: '{sign}{name}', dead: '1'}})")
+        wanted = page.run(
+            "const {index: {firings, max, mean, share}, count} = probe.report;"
+            "const none = (value) => Number.isNaN(value) ? -Infinity : value;"
+            "const of = {id: (i) => i, density: (i) => firings[i], max: (i) => max[i],"
+            " mean: (i) => none(mean[i]), share: (i) => share[i],"
+            " fit: (i) => none(probe.fitOf(i)), module: probe.moduleOf};"
+            f"const key = of['{name}'], sign = {-1 if sign else 1};"
+            "return Array.from({length: count}, (_, i) => i)"
+            ".sort((a, b) => sign * (key(a) - key(b)) || a - b)"
+        )
+        assert got == wanted
+
+
+def test_numbers_are_written_as_the_browser_would(page: Any, text_report: Report) -> None:
+    page.visit(text_report, "index.html#/features")
+
+    wrong = page.run(
+        "let seed = 1; const draw = () => (seed = (seed * 48271) % 2147483647) / 2147483647;"
+        "const values = [0, 1, 12, 999, 1000, 1234567, 2 ** 52];"
+        "values.push(0.5, 1.5, 999.5, 999.95, 0.001, 99999.5);"
+        "for (let i = 0; i < 20000; i++)"
+        " values.push(draw() * 10 ** (draw() * 9 - 3), Math.floor(10 ** (draw() * 15)));"
+        "return values.flatMap((value) => [3, 4, 6].map((digits) => {"
+        " const small = value !== 0 && value < 1e-3, whole = Number.isInteger(value);"
+        " if (!whole && (small || value >= 1e6)) return null;"
+        " const many = Math.max(digits, Math.ceil(Math.log10(value + 1)));"
+        " const how = whole ? {} : {maximumSignificantDigits: many};"
+        " const format = new Intl.NumberFormat('en', how);"
+        " const wanted = format.format(value), got = probe.number(value, digits);"
+        " const minus = value ? probe.number(-value, digits) === '\\u2212' + wanted : true;"
+        " return got === wanted && minus ? null : `${value}: ${got}, not ${wanted}`;"
+        "})).filter(Boolean).slice(0, 5)"
+    )
+    shares = page.run(
+        "const format = new Intl.NumberFormat('en', {maximumSignificantDigits: 3});"
+        "return [0.5, 0.12345, 1, 0.99999, 12.345, 1234.5, 0.00012345].filter((share) =>"
+        " probe.percent(share) !== `${format.format(share * 100)} %`)"
+    )
+
+    assert wrong == []
+    assert shares == []

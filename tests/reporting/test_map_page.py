@@ -41,7 +41,7 @@ def plain(page: Any, text_report: Report) -> Iterator[Any]:
 
 def places(page: Any) -> Any:
     """Return the features on the map and where the plain one has them, as shares of its canvas."""
-    found = page.run("return probe.report.labels.map((_, id) => probe.place(id))")
+    found = page.run("return Array.from({length: probe.report.count}, (_, id) => probe.place(id))")
     ids = np.flatnonzero([place is not None for place in found])
     x, y = np.array([found[i] for i in ids]).T
     return ids, 0.03 + 0.94 * x, 0.97 - 0.94 * y

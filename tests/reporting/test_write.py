@@ -17,6 +17,7 @@ from probe_sae.errors import FormatError, OutputExists
 from probe_sae.reporting import Report, write_report
 from probe_sae.reporting.encoding import unpack
 from probe_sae.reporting.inputs import find_shown
+from probe_sae.shipped import shipped
 
 
 def read(report: Report, name: str) -> Any:
@@ -223,17 +224,23 @@ def test_pages_hold_no_inline_script_and_link_only_to_files_there_are(
 
 
 def test_every_script_is_used_by_a_page(text_report: Report) -> None:
-    pages = "".join((text_report.folder / page).read_text() for page in ("index.html", "map.html"))
+    sources = {path.name: path.read_text() for path in shipped("reports/js").iterdir()}
+    used: set[str] = set()
+    for page in ("shared", "index", "map"):
+        script = (text_report.folder / "assets" / f"{page}.js").read_text()
+        parts = dict(re.findall(r"^// (\w+\.js)\n(.*?)\n(?=// \w+\.js\n|\Z)", script, re.M | re.S))
+        assert parts == {name: sources[name] for name in parts}
+        assert not used & set(parts)
+        used |= set(parts)
 
-    used = {Path(source).name for source in re.findall(r'<script defer src="([^"]+)"', pages)}
-
-    assert used == {path.name for path in (text_report.folder / "assets/js").iterdir()}
+    assert used == set(sources)
 
 
 def test_scripts_never_parse_text_as_markup(text_report: Report) -> None:
     forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|setHTML|DOMParser|srcdoc"
-    for path in (text_report.folder / "assets/js").iterdir():
-        assert not re.search(forbidden, path.read_text()), path.name
+    for page in ("shared", "index", "map"):
+        script = (text_report.folder / "assets" / f"{page}.js").read_text()
+        assert not re.search(forbidden, script), page
 
 
 def test_nothing_but_namespaces_names_another_host(text_report: Report) -> None:
