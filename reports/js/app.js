@@ -34,10 +34,11 @@
     }
     if (mine !== turn) return;
     probe.current(page);
-    main.replaceChildren(content);
-    main.dataset.ready = location.hash || "#/";
+    // Before the page changes: afterwards both would lay it out at once.
     scrollTo(0, 0);
     if (turn > 1 && document.activeElement?.id !== "search") main.focus({ preventScroll: true });
+    main.replaceChildren(content);
+    main.dataset.ready = location.hash || "#/";
   }
 
   function lost(route) {

@@ -51,10 +51,12 @@
   }
 
   async function textList(examples, feature, state) {
-    const [vocabulary, list] = await Promise.all([probe.vocabulary(), probe.explorer().catch(() => null)]);
-    const pairs = await Promise.all(
-      examples.map(async (example) => ({ example, context: await probe.context(example.context) })),
-    );
+    // All at once: a file that is asked for after the page was drawn comes a frame later.
+    const [vocabulary, list, ...pairs] = await Promise.all([
+      probe.vocabulary(),
+      probe.explorer().catch(() => null),
+      ...examples.map(async (example) => ({ example, context: await probe.context(example.context) })),
+    ]);
     const one = ({ example, context }) => {
       const text = probe.excerpt(example, context, feature, vocabulary, {
         width: state.ctx,
@@ -110,11 +112,13 @@
   }
 
   async function imageList(examples, feature) {
-    const [vocabulary, list] = await Promise.all([probe.vocabulary(), probe.explorer().catch(() => null)]);
-    const plates = await Promise.all(
-      examples.map(async (example) =>
-        probe.picturePlate(example, await probe.picture(example.context), feature, vocabulary, list),
-      ),
+    const [vocabulary, list, ...pictures] = await Promise.all([
+      probe.vocabulary(),
+      probe.explorer().catch(() => null),
+      ...examples.map((example) => probe.picture(example.context)),
+    ]);
+    const plates = examples.map((example, i) =>
+      probe.picturePlate(example, pictures[i], feature, vocabulary, list),
     );
     return el("div", { class: "plates" }, plates);
   }

@@ -193,12 +193,17 @@
     dispatchEvent(new Event("themechange")),
   );
 
-  // A colour of the style sheet as the browser computes it, for canvases.
+  // A colour of the style sheet as the browser computes it, for canvases; each once, as every
+  // question makes the browser compute the styles of the whole page.
+  const colours = new Map();
+  addEventListener("themechange", () => colours.clear());
   probe.colour = function (name) {
+    if (colours.has(name)) return colours.get(name);
     const sample = el("i", { style: { color: `var(--${name})`, display: "none" } });
     document.body.append(sample);
     const found = getComputedStyle(sample).color;
     sample.remove();
+    colours.set(name, found);
     return found;
   };
 
