@@ -17,6 +17,8 @@ LABEL_TOKENS = 5
 """Tokens of a feature that the list shows and searches."""
 NEAR = 16
 """Tokens on either side of an example whose activations are kept finely; what the page shows."""
+SORTED_THERE = 32_768
+"""Features up to which a page sorts them itself when it is opened; 131,072 would take it 30 ms."""
 SPARK_BINS = 16
 """Bars of a list row's small histogram."""
 
@@ -24,8 +26,8 @@ SPARK_BINS = 16
 def index(analysis: Analysis) -> dict[str, Any]:
     """Return what the list and the map need of every feature, about 20 bytes each.
 
-    `order` is that of the list when it is opened: features that fire most come first; to sort them
-    there would take longer than all else that the list needs of them.
+    `order`, which only large dictionaries have, is that of the list when it is opened: features
+    that fire most come first.
     `firings`, `cluster`, `module` and `part` are exact (cluster and module plus one, so that 0 is
     "none"); `fit`, how well the label fits, is in half per cents (255 is "not scored", and a clear
     label has `clear` 1);
@@ -36,7 +38,6 @@ def index(analysis: Analysis) -> dict[str, Any]:
     top_share = features.token_shares[:, :1].max(axis=1, initial=0)
     arrays: dict[str, NDArray[Any]] = {
         "firings": narrow(features.firings),
-        "order": narrow(np.argsort(-features.firings, kind="stable")),
         "max": rounded(features.max, 15),
         "mean": rounded(features.mean, 15),
         "share": fraction16(top_share),
@@ -48,6 +49,8 @@ def index(analysis: Analysis) -> dict[str, Any]:
         "fit": _halves8(analysis.labels.balanced_accuracy),
         "clear": analysis.labels.is_clear.astype(np.uint8),
     }
+    if analysis.count > SORTED_THERE:
+        arrays["order"] = narrow(np.argsort(-features.firings, kind="stable"))
     return pack(arrays)
 
 

@@ -16,8 +16,8 @@ from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
 from probe_sae.reporting.encoding import clean, narrow, pack, rounded
 from probe_sae.reporting.explorer import explored_inputs
 
-TOKENS_A_SHARD = 80_000
-"""About 200 kB of file: an example needs one, the twenty of a page up to twenty."""
+TOKENS_A_SHARD = 120_000
+"""About 250 kB of file: an example needs one, the twenty of a page up to twenty."""
 PIXELS_A_SHARD = 400_000
 """Bytes of raw picture in a data file."""
 LARGEST_RAW_PICTURE = 3 * 32 * 32

@@ -70,9 +70,10 @@
     const high = state.to ? 10 ** Number(state.to) : Infinity;
     const module = state.module === "" || state.module === undefined ? null : Number(state.module);
     const sort = state.sort || "-density";
+    const given = sort === "-density" ? order : undefined;
     const kept = [];
     for (let at = 0; at < firings.length; at++) {
-      const id = sort === "-density" ? order[at] : at;
+      const id = given ? given[at] : at;
       if (!firings[id] && state.dead !== "1") continue;
       if (low > 0 || high < Infinity) {
         const density = probe.density(id);
@@ -84,7 +85,7 @@
       if (state.starred === "1" && !probe.notes.get(id).star) continue;
       if (matches(id)) kept.push(id);
     }
-    if (sort === "-density") return kept;
+    if (given) return kept;
     const make = KEYS[sort.replace(/^-/, "")] || KEYS.id;
     return sorted(kept, make(probe.report.index), sort.startsWith("-"));
   };

@@ -2,12 +2,13 @@
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from probe_sae.reporting import Report
+from probe_sae.reporting import Report, features, write_report
 
 pytestmark = pytest.mark.browser
 
@@ -164,3 +165,18 @@ def test_numbers_are_written_as_the_browser_would(page: Any, text_report: Report
 
     assert wrong == []
     assert shares == []
+
+
+def test_large_dictionaries_bring_the_order_of_the_list(
+    page: Any, text: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "SORTED_THERE", 10)
+    page.visit(write_report(text, tmp_path / "report"), "index.html#/features")
+
+    firings = np.asarray(text.columns.firings)
+    wanted = [i for i in np.argsort(-firings, kind="stable").tolist() if firings[i]]
+    assert page.run("return Array.from(probe.report.index.order)")[: len(wanted)] == wanted
+    assert page.run("return probe.order") == wanted
+    some = page.run("return probe.select({q: 'word3'})")
+    assert some == [i for i in wanted if i in set(some)]
+    assert 0 < len(some) < len(wanted)
