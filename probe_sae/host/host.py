@@ -232,12 +232,12 @@ class Host(Shown):
         is_theirs = hasattr(self.config, "model_type") or "pixel_values" in takes
         name = "pixel_values" if is_theirs else self.first_input
         if self.processor is None:
-            made = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
+            made = [torch.tensor(image).permute(2, 0, 1).float() / 255 for image in images]
         elif hasattr(self.processor, "preprocess"):
             done = self.processor(images, return_tensors="pt", input_data_format="channels_last")
             made = list(done["pixel_values"])
         else:
-            made = [self.processor(torch.from_numpy(image).permute(2, 0, 1)) for image in images]
+            made = [self.processor(torch.tensor(image).permute(2, 0, 1)) for image in images]
         return {name: torch.stack(made).to(self.device, self.dtype)}
 
     def unembedding(self) -> Tensor | None:

@@ -70,6 +70,17 @@ def net() -> Host:
     return load_host(Net())
 
 
+@pytest.mark.filterwarnings("error")
+def test_images_that_may_not_be_written_to_are_as_good(net: Host) -> None:
+    """As of PIL's images: torch warns of memory that it could change."""
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    frozen = np.frombuffer(image.tobytes(), np.uint8).reshape(4, 4, 3)
+
+    (there,), (wanted,) = (net.image_inputs([i]).values() for i in (frozen, image))
+
+    assert torch.equal(there, wanted)
+
+
 @pytest.mark.parametrize(
     "site",
     [
