@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis.result import Analysis, TextInputs
+from probe_sae.analysis.result import TOP, Analysis, TextInputs
 from probe_sae.reporting.encoding import clean, fraction16, narrow, pack, rounded, signed16
 from probe_sae.reporting.inputs import Shown
 
@@ -19,6 +19,8 @@ NEAR = 16
 """Tokens on either side of an example whose activations are kept finely; what the page shows."""
 SORTED_THERE = 32_768
 """Features up to which a page sorts them itself when it is opened; 131,072 would take it 30 ms."""
+THUMBS = 4
+"""Images of a feature that the list shows."""
 SPARK_BINS = 16
 """Bars of a list row's small histogram."""
 
@@ -62,6 +64,20 @@ def sparks(analysis: Analysis) -> dict[str, Any]:
     tallest = np.maximum(bars.max(axis=1, keepdims=True, initial=0), 1e-9)
     heights = np.ceil(bars / tallest * 15).astype(np.uint8)
     return pack({"bars": heights[:, 0::2] * 16 + heights[:, 1::2]})
+
+
+def strongest(analysis: Analysis, shown: Shown) -> dict[str, Any]:
+    """Return the strongest images of each feature, [features, THUMBS].
+
+    `context` is an image's rank plus one, so that 0 is "none"; `position` the patch.
+    """
+    examples = analysis.examples
+    some = (examples.kind == TOP) & (examples.rank < THUMBS)
+    at = examples.feature[some], examples.rank[some]
+    context, position = np.zeros((2, analysis.count, THUMBS), np.int64)
+    context[at] = shown.context_ranks(examples.context[some]) + 1
+    position[at] = np.maximum(examples.position[some], 0)
+    return pack({"context": narrow(context), "position": narrow(position)})
 
 
 def labels(analysis: Analysis) -> dict[str, Any]:

@@ -203,6 +203,8 @@ def _write_data(
         "figures": drawn,
         **more,
     }
+    if not isinstance(analysis.inputs, TextInputs):
+        parts["strongest"] = features.strongest(analysis, shown)
     for name, value in parts.items():
         _write_script(folder, name, value)
     with progress("report", analysis.count, "features") as advance:

@@ -108,9 +108,6 @@
     panels.miniMap(feature),
   ];
 
-  // A patch of a fine grid is too small to be seen in the whole image.
-  const usualZoom = () => (Math.max(...(probe.report.manifest.layout.grid || [1])) > 12 ? "3" : "1");
-
   probe.featurePage = async function (route) {
     const id = Number(route.path[1]);
     if (!Number.isInteger(id) || id < 0 || id >= probe.report.count) {
@@ -135,7 +132,7 @@
       ws: route.query.get("ws") === "1" ? "1" : "",
       ctx: given("ctx", ["5", "16", "full"], probe.recall("probe_sae.context") || "16"),
       heat: route.query.get("heat") || "0.65",
-      zoom: given("zoom", ["1", "3", "6"], usualZoom()),
+      zoom: given("zoom", ["1", "3", "6"], probe.usualZoom()),
     };
     const keep = (now) => {
       probe.remember("probe_sae.context", now.ctx);
@@ -146,7 +143,7 @@
           : {
               tab: now.tab === "top" ? "" : now.tab,
               heat: now.heat === "0.65" ? "" : now.heat,
-              zoom: now.zoom === usualZoom() ? "" : now.zoom,
+              zoom: now.zoom === probe.usualZoom() ? "" : now.zoom,
             },
       );
     };

@@ -21,7 +21,7 @@
     ["module", "Module", "Community of features that fire together"],
   ];
 
-  function row(id, at, cursor, sparks) {
+  function row(id, at, cursor, { sparks, thumbs }) {
     const { index } = probe.report;
     const module = probe.moduleOf(id);
     const { star } = probe.notes.get(id);
@@ -40,7 +40,7 @@
         el("a", { href: `#/feature/${id}`, text: `#${id}` }),
         star && el("span", { class: "star", "aria-label": "starred", text: "★" }),
       ),
-      el("td", { class: "names" }, probe.nameOf(id, 5)),
+      el("td", { class: "names" }, thumbs && thumbs(id), probe.nameOf(id, 5)),
       el("td", { class: "fit", text: probe.percent(probe.fitOf(id)) }),
       el("td", { class: "share", text: index.share[id] ? `${Math.round(index.share[id] / 655.35)} %` : "–" }),
       el("td", { class: "density", tip: probe.oneIn(density), text: probe.percent(density) }),
@@ -64,7 +64,8 @@
       state.q = search.value;
       probe.keep("features", state);
     } else search.value = state.q;
-    let [order, cursor, sparks] = [[], -1, null];
+    let [order, cursor] = [[], -1];
+    const drawn = { sparks: null, thumbs: null }; // what comes after the first rows are there
     const [low] = probe.report.manifest.density_histogram.edges;
     const top = el("tr", { "aria-hidden": "true" });
     const end = el("tr", { "aria-hidden": "true" });
@@ -136,7 +137,7 @@
       end.style.height = `${(order.length - last) * HEIGHT}px`;
       body.replaceChildren(
         top,
-        ...order.slice(first, last).map((id, i) => row(id, first + i, cursor, sparks)),
+        ...order.slice(first, last).map((id, i) => row(id, first + i, cursor, drawn)),
         end,
       );
     }
@@ -218,10 +219,14 @@
       });
     }
     probe.later(async () => {
+      const isImage = probe.report.manifest.kind === "image";
       try {
-        sparks = await probe.sparks();
-        for (const line of body.querySelectorAll("tr[data-id]"))
-          line.querySelector(".sparks").replaceChildren(probe.spark(sparks(Number(line.dataset.id))));
+        [drawn.sparks, drawn.thumbs] = await Promise.all([probe.sparks(), isImage && probe.thumbs()]);
+        for (const line of body.querySelectorAll("tr[data-id]")) {
+          const id = Number(line.dataset.id);
+          line.querySelector(".sparks").replaceChildren(probe.spark(drawn.sparks(id)));
+          if (drawn.thumbs) line.querySelector(".names").prepend(drawn.thumbs(id));
+        }
       } catch (error) {
         probe.say(error.message);
       }

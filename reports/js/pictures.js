@@ -32,6 +32,46 @@
     return image;
   };
 
+  // A picture in a frame that can be brought nearer around one patch; more may lie over it.
+  function framed(image, position, ...over) {
+    const [rows, columns] = probe.report.manifest.layout.grid;
+    const [y, x] = [Math.floor(position / columns), position % columns];
+    return el(
+      "div",
+      {
+        class: "zoomed",
+        style: { "--x": ((x + 0.5) / columns).toFixed(4), "--y": ((y + 0.5) / rows).toFixed(4) },
+      },
+      image,
+      ...over,
+    );
+  }
+
+  // A patch of a fine grid is too small to be seen in the whole image.
+  probe.usualZoom = () => (Math.max(...(probe.report.manifest.layout.grid || [1])) > 12 ? "3" : "1");
+
+  // What shows the strongest images of a feature in a line of a list.
+  probe.thumbs = async function () {
+    const { columns, shapes } = await probe.load("strongest");
+    const width = shapes.context[1];
+    const zoom = probe.usualZoom();
+    return function (feature) {
+      const line = el("span", { class: zoom === "1" ? "thumbs" : "thumbs zoom", "aria-hidden": "true" });
+      line.style.setProperty("--zoom", zoom);
+      for (let at = feature * width; at < (feature + 1) * width && columns.context[at]; at++) {
+        const frame = el("span", { class: "picture" });
+        line.append(frame);
+        probe
+          .picture(columns.context[at] - 1)
+          .then((picture) =>
+            frame.append(framed(probe.drawPicture(picture, ""), columns.position[at])),
+          )
+          .catch(() => frame.classList.add("lost"));
+      }
+      return line;
+    };
+  };
+
   function drawHeat(example, rows, columns) {
     const canvas = el("canvas", { class: "heat", width: columns, height: rows, "aria-hidden": "true" });
     const pixels = new Uint8ClampedArray(rows * columns * 4);
@@ -80,13 +120,9 @@
               : "",
           ].filter(Boolean),
         },
-        el(
-          "div",
-          {
-            class: "zoomed",
-            style: { "--x": ((x + 0.5) / columns).toFixed(4), "--y": ((y + 0.5) / rows).toFixed(4) },
-          },
+        framed(
           image,
+          example.position,
           rows * columns > 1 && drawHeat(example, rows, columns),
           mark,
         ),

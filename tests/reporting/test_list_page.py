@@ -180,3 +180,45 @@ def test_large_dictionaries_bring_the_order_of_the_list(
     some = page.run("return probe.select({q: 'word3'})")
     assert some == [i for i in wanted if i in set(some)]
     assert 0 < len(some) < len(wanted)
+
+
+@pytest.mark.parametrize("fixture", ["image_report", "photo_report"])
+def test_images_show_what_fires_a_feature_in_the_list(
+    page: Any, fixture: str, request: pytest.FixtureRequest
+) -> None:
+    """The images of its strongest examples, in pixels or files; also in rows that come later."""
+    report: Report = request.getfixturevalue(fixture)
+    page.visit(report, "index.html#/features")
+    page.wait("document.querySelectorAll('.thumbs .picture > .zoomed').length > 20")
+
+    shown = (
+        "const line = document.querySelector(`tr[data-id='${id}'] .thumbs`);"
+        "const ranks = await probe.load('strongest');"
+        "const from = id * ranks.shapes.context[1];"
+        "return [line.children.length, [...ranks.columns.context.slice(from, from + 4)],"
+        " [...ranks.columns.position.slice(from, from + 4)]]"
+    )
+    tops = (
+        "const {examples} = await probe.feature(id);"
+        "const tops = examples.filter((one) => one.kind === 'top').slice(0, 4);"
+        "return [tops.map((one) => one.context + 1), tops.map((one) => one.position)]"
+    )
+    first, other, last = page.run(
+        "return [0, 3, probe.order.length - 1].map((i) => probe.order[i])"
+    )
+    for id_ in (first, other, last):
+        if id_ == last:
+            page.run("document.querySelector('#table').scrollTop = 1e9")
+            page.wait(f"document.querySelector(\"tr[data-id='{last}'] .thumbs\")")
+        got, wanted = (
+            page.run_async(
+                f"const done = arguments[0]; (async (id) => {{ {code} }})({id_}).then(done)"
+            )
+            for code in (shown, tops)
+        )
+        count = len(wanted[0])
+        assert got[0] == count > 0
+        assert got[1][:count] == wanted[0]
+        assert got[2][:count] == wanted[1]
+        assert not any(got[1][count:])
+    assert page.painted(f"tr[data-id='{last}'] .thumbs") > 0.1

@@ -229,7 +229,12 @@ def test_every_script_is_used_by_a_page(text_report: Report) -> None:
     for page in ("shared", "index", "map"):
         script = (text_report.folder / "assets" / f"{page}.js").read_text()
         parts = dict(re.findall(r"^// (\w+\.js)\n(.*?)\n(?=// \w+\.js\n|\Z)", script, re.M | re.S))
-        assert parts == {name: sources[name] for name in parts}
+        for name, text in parts.items():
+            assert "".join(text.split()) == "".join(
+                "".join(line.split())
+                for line in sources[name].splitlines()
+                if not line.strip().startswith("//")
+            )
         assert not used & set(parts)
         used |= set(parts)
 
@@ -284,7 +289,7 @@ def test_the_shell_is_small(text_report: Report) -> None:
         (text_report.folder / "index.html").stat().st_size
     )
 
-    assert shell <= 290_000
+    assert shell <= 240_000
 
 
 def test_a_feature_costs_about_a_kilobyte(fake: ModuleType, tmp_path: Path) -> None:
