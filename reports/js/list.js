@@ -10,7 +10,7 @@
     [
       null,
       "Label",
-      "Your label or one that was made, and the commonest tokens (or classes) of its firings",
+      "Your label or one that was made, the commonest tokens (or classes) of its firings, its strongest images",
     ],
     ["fit", "Fit", "balanced_accuracy"],
     ["share", "Top share", "Share of the firings on the commonest token"],
@@ -88,8 +88,10 @@
       const sort = state.sort || "-density";
       heads.replaceChildren(
         ...COLUMNS.map(([name, heading, meaning]) => {
-          const { marks } = probe.report;
-          const text = heading === "Label" && marks ? `Label, commonest ${marks.many}` : heading;
+          const { marks, manifest } = probe.report;
+          const images = manifest.kind === "image" ? "strongest images, " : "";
+          const named = `${images}label${marks ? `, commonest ${marks.many}` : ""}`;
+          const text = heading === "Label" ? named[0].toUpperCase() + named.slice(1) : heading;
           const active = name && sort.replace("-", "") === name;
           const direction = sort.startsWith("-") ? "descending" : "ascending";
           const tip = probe.report.manifest.definitions[meaning] || meaning;
