@@ -17,7 +17,7 @@ from probe_sae.analysis.effect_results import Effects, HostEffect, effect_of
 from probe_sae.analysis.host_runs import Runs, batches_of, inputs_of, sites_for
 from probe_sae.analysis.output_changes import Changes, outputs_of
 from probe_sae.errors import SettingsError
-from probe_sae.host import Ablate, Clamp, Host, ReplaceRows, Steer, edit
+from probe_sae.host import Ablate, Clamp, Host, ReplaceRows, Steer, edit, host_of
 from probe_sae.interop import as_sae
 from probe_sae.progress import progress
 from probe_sae.recording import Batch, Recipe
@@ -30,7 +30,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 def ablation_effects(
-    host: Host,
+    host: Host | Any,
     sae: SAE | str,
     features: int | Iterable[int],
     inputs: Any,
@@ -49,7 +49,8 @@ def ablation_effects(
     batch, feature and control that fires in it.
 
     Args:
-        host: a model that gives logits: a language model, or a classifier.
+        host: a model that gives logits: a language model, or a classifier; or what `load_host`
+            takes.
         sae: the dictionary, or its folder.
         features: which.
         inputs: texts, images, tensors, `Varied`, or a recipe (which knows the classes of images).
@@ -65,11 +66,13 @@ def ablation_effects(
     Raises:
         SettingsError: a setting is out of range, or the dictionary reads another site than it
             writes.
+        HostNotFound: there is no host of that name.
         SiteNotFound: the host has no such site.
         ShapeError: the site's rows are not what the dictionary takes, or there are no logits.
     """
     if control not in CONTROLS:
         raise SettingsError(f"control is {control!r}; expected {', '.join(CONTROLS)}.")
+    host = host_of(host, by_name=True)
     bench = _Bench(host, sae, features, inputs, site, contexts, tokens, batch_size)
     trials = [_Trial(f, 0.0, Ablate(bench.sae, f), only_firing=f) for f in bench.features]
     controls: list[_Trial | None] = [None] * len(trials)
@@ -85,7 +88,7 @@ def ablation_effects(
 
 
 def steering_effects(
-    host: Host,
+    host: Host | Any,
     sae: SAE | str,
     features: int | Iterable[int],
     inputs: Any,
@@ -103,7 +106,8 @@ def steering_effects(
     """Return what becomes of the output where features are added to every recorded row.
 
     Args:
-        host: a model that gives logits: a language model, or a classifier.
+        host: a model that gives logits: a language model, or a classifier; or what `load_host`
+            takes.
         sae: the dictionary, or its folder.
         features: which.
         inputs: texts, images, tensors, `Varied`, or a recipe (which knows the classes of images).
@@ -120,6 +124,7 @@ def steering_effects(
     Raises:
         SettingsError: a setting is out of range, or the dictionary reads another site than it
             writes.
+        HostNotFound: there is no host of that name.
         SiteNotFound: the host has no such site.
         ShapeError: the site's rows are not what the dictionary takes, or there are no logits.
     """
@@ -130,6 +135,7 @@ def steering_effects(
         )
     if not scales or not all(np.isfinite(scale) for scale in scales):
         raise SettingsError(f"scales are {tuple(scales)}; expected finite numbers.")
+    host = host_of(host, by_name=True)
     bench = _Bench(host, sae, features, inputs, site, contexts, tokens, batch_size)
     kind = Steer if mode == "add" else Clamp
     trials = [

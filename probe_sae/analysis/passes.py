@@ -33,7 +33,7 @@ from probe_sae.analysis.sampled import SAMPLE_ROWS, SampledRows, sampled_rows
 from probe_sae.analysis.saved import load_analysis, save_analysis
 from probe_sae.errors import SettingsError
 from probe_sae.evaluation import Evaluation, finite
-from probe_sae.host import Host, versions
+from probe_sae.host import Host, host_of, versions
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import say
 from probe_sae.sae import SAE
@@ -45,7 +45,7 @@ def analyse(
     store: Store | str | Path,
     out: str | Path,
     *,
-    host: Host | None = None,
+    host: Host | Any = None,
     evaluation: Evaluation | None = None,
     codes: Codes | str | Path | None = None,
     neurons: Sequence[str] | None = None,
@@ -64,7 +64,7 @@ def analyse(
         sae: the dictionary, or its folder; or several.
         store: the store, or its folder.
         out: folder for the analysis.
-        host: with it, each feature's effect on the logits is computed too.
+        host: with it, or what `load_host` takes, each feature's effect on the logits is computed.
         evaluation: metrics to keep beside.
         codes: what `encode` made of the same; made on the way and dropped, by default.
         neurons: sites of the store whose dimensions are correlated with features; those that were
@@ -76,6 +76,7 @@ def analyse(
         force: replace what is in `out`.
 
     Raises:
+        HostNotFound: there is no host of that name.
         ShapeError: the store's rows are not d_model long.
         StoreError: the store was shuffled.
         SettingsError: the codes are of something else.
@@ -84,6 +85,7 @@ def analyse(
     if resume and Path(out).exists():
         say(f"{out} is finished already; nothing to do.")
         return load_analysis(out)
+    host = None if host is None else host_of(host, by_name=True)
     source = source_of(sae, store, rows)
     neurons = [neurons] if isinstance(neurons, str) else neurons
     looked_at = source.store.find_sites(neurons or ())

@@ -29,7 +29,7 @@ from probe_sae.evaluation.held_rows import held_out, mean_of, rows_of, sites_of
 from probe_sae.evaluation.host_loss import LOSS_CONTEXTS, HostSums, host_figures, host_sums
 from probe_sae.evaluation.intervals import Interval, intervals_of, resamples_of, row_intervals
 from probe_sae.evaluation.row_sums import RowSums, blocks_of, fitting_blocks
-from probe_sae.host import Host
+from probe_sae.host import Host, host_of
 from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import Recipe, load_dataset
@@ -80,7 +80,7 @@ class Evaluation(Shown):
 def evaluate(
     sae: SAE | str | Path,
     store: Store | str | Path,
-    host: Host | None = None,
+    host: Host | Any = None,
     dataset: Recipe | None = None,
     *,
     baselines: bool = True,
@@ -94,7 +94,7 @@ def evaluate(
     Args:
         sae: the dictionary, or its folder.
         store: the store, or its folder.
-        host: with it, the host's loss is measured too.
+        host: with it, or what `load_host` takes, the host's loss is measured too.
         dataset: the recipe that the store was recorded from; found by its name, by default.
         baselines: measure these as well: the mean, principal components, an untrained dictionary,
             random directions.
@@ -104,11 +104,12 @@ def evaluate(
         contexts: held-out texts or images on which the host's loss is measured, at most.
 
     Raises:
+        HostNotFound: there is no host of that name.
         ShapeError: the store's rows are not d_model long.
         SettingsError: the host or the recipe is not the one recorded, or a number makes no sense.
     """
-    sae = as_sae(sae)
-    opened = as_store(store)
+    sae, opened = as_sae(sae), as_store(store)
+    host = None if host is None else host_of(host, by_name=True)
     sites = sites_of(sae, opened)
     held = held_out(sae, opened)
     ground = _Ground(opened, sites, held, mean_of(opened, sites), seed)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from probe_sae.errors import SettingsError, ShapeError
-from probe_sae.host import Ablate, Clamp, Host, Steer, edit
+from probe_sae.host import Ablate, Clamp, Host, Steer, edit, host_of
 from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import frame_of
@@ -30,7 +30,7 @@ class Steered(Shown):
 
 
 def steer(
-    host: Host,
+    host: Host | Any,
     sae: SAE | str | Path,
     prompt: str,
     *,
@@ -45,7 +45,7 @@ def steer(
     """Return what a host writes with and without an edit of one feature at every position.
 
     Args:
-        host: a language model.
+        host: a language model, or what `load_host` takes.
         sae: the dictionary, or its folder.
         prompt: what to continue.
         feature: which one.
@@ -58,11 +58,12 @@ def steer(
         seed: of the sampling, where there is one.
 
     Raises:
+        HostNotFound: there is no host of that name.
         SettingsError: the host writes no text, or a setting is out of range.
         SiteNotFound: the host has no such site.
         ShapeError: the site's rows are not what the dictionary takes.
     """
-    sae = as_sae(sae)
+    sae, host = as_sae(sae), host_of(host, by_name=True)
     if mode not in MODES:
         raise SettingsError(f"mode is {mode!r}; expected {', '.join(MODES)}.")
     if not 0 <= feature < sae.features:

@@ -1,5 +1,6 @@
 """What a perfect, a useless and an ordinary dictionary score is what the formulas say."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from probe_sae.errors import SettingsError, ShapeError
-from probe_sae.evaluation import compare, evaluate, finite, held_out, splitting
+from probe_sae.analysis import analyse, steering_effects
+from probe_sae.errors import HostNotFound, SettingsError, ShapeError
+from probe_sae.evaluation import compare, evaluate, finite, held_out, splitting, steer
 from probe_sae.evaluation.baselines import principal_components
 from probe_sae.evaluation.host_loss import host_figures, host_sums
 from probe_sae.host import Host, load_host
@@ -269,3 +271,26 @@ def test_another_host_is_refused(store: Store, code_lm: Host, stdlib: Recipe) ->
 def test_another_dataset_is_refused(store: Store, code_lm: Host) -> None:
     with pytest.raises(SettingsError, match="not from digits"):
         evaluate(constant(store), store, host=code_lm, dataset=load_dataset("digits"))
+
+
+def test_a_host_may_be_given_by_its_name(
+    trained: SAE, store: Store, code_lm: Host, stdlib: Recipe, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"baselines": False, "resamples": 0, "contexts": 8}
+
+    named = evaluate(trained, store, "bundled:code-lm", stdlib, **how).metrics
+
+    assert named == evaluate(trained, store, code_lm, stdlib, **how).metrics
+    by = [
+        steer(host, trained, "def ", feature=3, scale=9, tokens=5)
+        for host in (code_lm, "bundled:code-lm")
+    ]
+    assert by[0] == by[1]
+    for wrong in (
+        lambda: evaluate(trained, store, "bundled:code-ml"),
+        lambda: steer("bundled:code-ml", trained, "def ", feature=3),
+        lambda: analyse(trained, store, tmp_path / "out", host="bundled:code-ml"),
+        lambda: steering_effects("bundled:code-ml", trained, [3], ["def f(): pass"]),
+    ):
+        with pytest.raises(HostNotFound, match="bundled:code-lm"):
+            wrong()
