@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from probe_sae.sae.kernels.compiled import dot, fast
 
 LOWEST_KEY = -32768
+LITTLE_LESS = np.float32(0.95)
 _STRIPES = 8
 """A row is cut into so many; values at the same place in each are looked at together."""
 
@@ -79,23 +80,45 @@ def _stripes(row: NDArray[Any], width: int) -> Any:
 
 
 @fast
-def _gather(
-    row: NDArray[Any],
-    low: Any,
-    keys: NDArray[Any],
-    places: NDArray[np.int32],
-    largest: NDArray[Any],
-    hits: NDArray[np.int32],
-) -> Any:
-    """Collect what is not under `low`, and where; return how many there are.
-
-    The largest of each place over all stripes tells where to look; no branch depends on values.
-    """
+def _look_over(row: NDArray[Any], largest: NDArray[Any]) -> None:
+    """Write the largest of each place over all stripes; no branch depends on values."""
     width = len(row) // _STRIPES
     r0, r1, r2, r3, r4, r5, r6, r7 = _stripes(row, width)
     for i in range(width):
         left = max(max(r0[i], r1[i]), max(r2[i], r3[i]))
         largest[i] = max(left, max(max(r4[i], r5[i]), max(r6[i], r7[i])))
+
+
+@fast
+def _reached(largest: NDArray[Any], width: int, k: int, guess: Any, spare: NDArray[Any]) -> Any:
+    """Return the k-th largest of the largest of places: at least k values of the row reach it.
+
+    It does not depend on the guess, which only makes it quick where it is a little too low.
+    """
+    count = 0
+    for i in range(width):
+        spare[count] = largest[i]
+        count += np.int64(largest[i] >= guess)
+    if count < k:
+        spare[:width] = largest[:width]
+        count = width
+    return _kth_largest(spare, count, k)
+
+
+@fast
+def _gather(
+    row: NDArray[Any],
+    largest: NDArray[Any],
+    low: Any,
+    keys: NDArray[Any],
+    places: NDArray[np.int32],
+    hits: NDArray[np.int32],
+) -> Any:
+    """Collect what is not under `low`, and where; return how many there are.
+
+    `largest` is what `_look_over` wrote.
+    """
+    width = len(row) // _STRIPES
     places_hit, count = 0, 0
     for i in range(width):
         hits[places_hit] = i
@@ -165,18 +188,19 @@ def _keep_largest(
 def top(pre: NDArray[np.float32], values: NDArray[np.float32], indices: NDArray[np.int64]) -> None:
     """Write the largest of each row's pre-activations, where positive, and which they are."""
     features, k = pre.shape[1], values.shape[1]
-    found, spare = np.empty(features + 1, np.float32), np.empty(features, np.float32)
+    width = features // _STRIPES
+    found, spare = np.empty(features + 1, np.float32), np.empty(features + 1, np.float32)
     places, hits = np.empty(features + 1, np.int32), np.empty(features + 1, np.int32)
-    lowest = np.float32(-np.inf)
-    low = lowest
+    largest = np.empty(width + 1, np.float32)
+    low = np.float32(-np.inf)
     for row in range(len(pre)):
-        count = _gather(pre[row], low, found, places, spare, hits)
-        if k // 2 < count < k:
-            count = _gather(pre[row], low * np.float32(0.8), found, places, spare, hits)
-        if count < k:
-            count = _gather(pre[row], lowest, found, places, spare, hits)
-        least = _keep_largest(found, places, count, spare, values[row], indices[row])
-        low = least * np.float32(0.9) if least > 0 else lowest
+        if width >= k:
+            _look_over(pre[row], largest)
+            low = _reached(largest, width, k, np.float32(0.9) * low, spare)
+        else:
+            largest[:], low = np.inf, np.float32(-np.inf)
+        count = _gather(pre[row], largest, low, found, places, hits)
+        _keep_largest(found, places, count, spare, values[row], indices[row])
 
 
 @fast
@@ -204,22 +228,30 @@ def top_screened(
         indices: to be written, [rows, k].
     """
     features, k = keys.shape[1], values.shape[1]
+    width = features // _STRIPES
     near, places = np.empty(features + 1, np.int16), np.empty(features + 1, np.int32)
-    work, hits = np.empty(features, np.int16), np.empty(features + 1, np.int32)
+    work, hits = np.empty(features + 1, np.int16), np.empty(features + 1, np.int32)
     exact, spare = np.empty(features, np.float32), np.empty(features, np.float32)
     chosen, cell = np.empty(features, np.int32), np.empty(1, np.float32)
-    low = np.int32(LOWEST_KEY)
+    largest = np.empty(width + 1, np.int16)
+    share = np.float32(0)  # of a row's reach, which is about as long as the row, that k values have
     for row in range(len(keys)):
-        is_ordered, tries = False, 0
+        is_ordered, low = False, np.int32(LOWEST_KEY)
+        if width >= k:
+            _look_over(keys[row], largest)
+            guess = np.int16(_key_below(LITTLE_LESS * share * reach[row], cell))
+            bound = np.int32(_reached(largest, width, k, guess, work))
+            share = np.float32(0)
+            if bound > 0:  # none of k largest is less by more than two can be off, and rounding
+                cell.view(np.int32)[0] = bound << 16
+                share = cell[0] / max(reach[row], np.float32(1e-30))
+                low = _key_below(cell[0] * np.float32(255 / 256) - 2 * reach[row], cell)
         while True:
             if low <= 0 and not is_ordered:
                 order(keys[row])
                 is_ordered = True
-            count = _gather(keys[row], np.int16(low), near, places, work, hits)
-            if count < k:
-                is_near = tries == 0 and low > 32 and count > k // 2
-                low, tries = (low - 32 if is_near else np.int32(LOWEST_KEY)), 1
-                continue
+                largest[:] = 32767  # all places are looked at
+            count = _gather(keys[row], largest, np.int16(low), near, places, hits)
             work[:count] = near[:count]
             kth, candidates = _kth_largest(work, count, k), 0
             least = np.float32(np.inf)
@@ -239,7 +271,6 @@ def top_screened(
                 chosen[candidates] = places[i]
                 candidates += 1
         _keep_largest(exact, chosen, candidates, spare, values[row], indices[row])
-        low = max(wanted - 8, np.int32(LOWEST_KEY))
 
 
 @fast
