@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.sae.kernels.compiled import dot, fast
+from probe_sae.sae.kernels.compiled import dots_of, fast
 
 LOWEST_KEY = -32768
 LITTLE_LESS = np.float32(0.95)
@@ -204,6 +204,22 @@ def top(pre: NDArray[np.float32], values: NDArray[np.float32], indices: NDArray[
 
 
 @fast
+def _again(
+    x: NDArray[np.float32],
+    W: NDArray[np.float32],
+    b: NDArray[np.float32],
+    chosen: NDArray[np.int32],
+    first: int,
+    stop: int,
+    out: NDArray[np.float32],
+) -> None:
+    """Write pre-activations of a part of the chosen features in float32."""
+    dots_of(x, W, chosen, first, stop, out)
+    for i in range(first, stop):
+        out[i] += b[chosen[i]]
+
+
+@fast
 def top_screened(
     keys: NDArray[np.int16],
     x: NDArray[np.float32],
@@ -232,7 +248,7 @@ def top_screened(
     near, places = np.empty(features + 1, np.int16), np.empty(features + 1, np.int32)
     work, hits = np.empty(features + 1, np.int16), np.empty(features + 1, np.int32)
     exact, spare = np.empty(features, np.float32), np.empty(features, np.float32)
-    chosen, cell = np.empty(features, np.int32), np.empty(1, np.float32)
+    chosen, cell = np.empty(features + 1, np.int32), np.empty(1, np.float32)
     largest = np.empty(width + 1, np.int16)
     share = np.float32(0)  # of a row's reach, which is about as long as the row, that k values have
     for row in range(len(keys)):
@@ -254,22 +270,20 @@ def top_screened(
             count = _gather(keys[row], largest, np.int16(low), near, places, hits)
             work[:count] = near[:count]
             kth, candidates = _kth_largest(work, count, k), 0
-            least = np.float32(np.inf)
             for i in range(count):
-                if near[i] >= kth:
-                    exact[candidates] = dot(x[row], W[places[i]]) + b[places[i]]
-                    chosen[candidates] = places[i]
-                    least = min(least, exact[candidates])
-                    candidates += 1
+                chosen[candidates] = places[i]
+                candidates += np.int64(near[i] >= kth)
+            _again(x[row], W, b, chosen, 0, candidates, exact)
+            least = exact[:candidates].min()
             wanted = _key_below(least - reach[row], cell)
             if wanted >= low:
                 break
             low = wanted
+        sure = candidates
         for i in range(count):
-            if wanted <= near[i] < kth:
-                exact[candidates] = dot(x[row], W[places[i]]) + b[places[i]]
-                chosen[candidates] = places[i]
-                candidates += 1
+            chosen[candidates] = places[i]
+            candidates += np.int64(wanted <= near[i] < kth)
+        _again(x[row], W, b, chosen, sure, candidates, exact)
         _keep_largest(exact, chosen, candidates, spare, values[row], indices[row])
 
 
@@ -371,12 +385,12 @@ def over_screened(
     """
     width, room, written = keys.shape[1], len(values), 0
     places, hits = np.empty(width + 1, np.int32), np.empty(width + 1, np.int32)
-    marks = np.empty(width, np.uint8)
+    marks, exact = np.empty(width, np.uint8), np.empty(width, np.float32)
     for row in range(len(keys)):
         count = _gather_over(keys[row], lowest, places, marks, hits)
+        _again(x[row], W, b, places, 0, count, exact)
         for i in range(count):
-            place = places[i]
-            value = dot(x[row], W[place]) + b[place]
+            place, value = places[i], exact[i]
             if value > limits[place]:
                 if written < room:
                     rows[written], features[written], values[written] = row, place, value

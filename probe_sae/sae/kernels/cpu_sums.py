@@ -1,9 +1,27 @@
 """Compiled loops over firings: what they add up to, by row and by feature."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.sae.kernels.compiled import dot, fast
+from probe_sae.sae.kernels.compiled import add_weighted, dots_of, fast
+
+
+@fast
+def _firing(
+    values: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    which: NDArray[np.int64],
+    places: NDArray[np.int64],
+) -> Any:
+    """Write what fires of a row: its values, features and places; return how many do."""
+    count = 0
+    for place in range(len(values)):
+        weights[count], which[count], places[count] = values[place], indices[place], place
+        count += np.int64(values[place] != 0)
+    return count
 
 
 @fast
@@ -14,15 +32,13 @@ def weighted_sums(
     out: NDArray[np.float32],
 ) -> None:
     """Write the sum of each row's values times their features' rows of `W`."""
+    width = values.shape[1]
+    weights, which = np.empty(width + 1, np.float32), np.empty(width + 1, np.int64)
+    places = np.empty(width + 1, np.int64)
     for row in range(len(values)):
-        total = out[row]
-        total[:] = 0
-        for place in range(values.shape[1]):
-            value = values[row, place]
-            if value != 0:
-                direction = W[indices[row, place]]
-                for i in range(len(total)):
-                    total[i] += value * direction[i]
+        count = _firing(values[row], indices[row], weights, which, places)
+        out[row] = 0
+        add_weighted(out[row], W, which, weights, 0, count)
 
 
 @fast
@@ -34,10 +50,15 @@ def dots(
     out: NDArray[np.float32],
 ) -> None:
     """Write, for each firing, its row times its feature's row of `W`; 0 where nothing fires."""
+    width = values.shape[1]
+    weights, which = np.empty(width + 1, np.float32), np.empty(width + 1, np.int64)
+    places, found = np.empty(width + 1, np.int64), np.empty(width, np.float32)
     for row in range(len(values)):
-        for place in range(values.shape[1]):
-            fires = values[row, place] != 0
-            out[row, place] = dot(rows[row], W[indices[row, place]]) if fires else 0.0
+        count = _firing(values[row], indices[row], weights, which, places)
+        dots_of(rows[row], W, which, 0, count, found)
+        out[row] = 0
+        for i in range(count):
+            out[row, places[i]] = found[i]
 
 
 @fast
@@ -55,20 +76,20 @@ def errors(
 
     All at once, while a row's directions are near.
     """
+    width = values.shape[1]
+    weights, which = np.empty(width + 1, np.float32), np.empty(width + 1, np.int64)
+    places, found = np.empty(width + 1, np.int64), np.empty(width, np.float32)
     for row in range(len(values)):
         total, missed, goal = x_hat[row], error[row], target[row]
+        count = _firing(values[row], indices[row], weights, which, places)
         total[:] = bias
-        for place in range(values.shape[1]):
-            value = values[row, place]
-            if value != 0:
-                direction = W[indices[row, place]]
-                for i in range(len(total)):
-                    total[i] += value * direction[i]
+        add_weighted(total, W, which, weights, 0, count)
         for i in range(len(total)):
             missed[i] = total[i] - goal[i]
-        for place in range(values.shape[1]):
-            fires = values[row, place] != 0
-            out[row, place] = dot(missed, W[indices[row, place]]) if fires else 0.0
+        dots_of(missed, W, which, 0, count, found)
+        out[row] = 0
+        for i in range(count):
+            out[row, places[i]] = found[i]
 
 
 @fast
@@ -116,9 +137,5 @@ def sums_by_feature(
 ) -> None:
     """Write, for each feature from `first` on, the weighted sum of the rows that fire it."""
     for i in range(len(out)):
-        total = out[i]
-        total[:] = 0
-        for at in range(starts[first + i], starts[first + i + 1]):
-            weight, row = weights[at], x[rows[at]]
-            for column in range(len(total)):
-                total[column] += weight * row[column]
+        out[i] = 0
+        add_weighted(out[i], x, rows, weights, starts[first + i], starts[first + i + 1])
