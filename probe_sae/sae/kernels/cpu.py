@@ -21,7 +21,9 @@ from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
 from probe_sae.sae.kernels.threads import side_by_side
 
 CHUNK_ROWS = 256
-"""Rows of one matrix product: what comes of it is used up while it is in the cache."""
+"""Rows whose firings are added up by one thread at a time."""
+CHUNK_VALUES = 1 << 22
+"""Pre-activations of one matrix product, about: they are used up while they are in the cache."""
 PIECE_ROWS = 2048
 """Rows that are rounded at once."""
 ROOM = 256
@@ -36,8 +38,10 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
     values, indices = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
     screen = _Screen.of(x, weights, b) if has_bfloat16() else None
 
+    size = _chunk(W)
+
     def work(start: int) -> None:
-        some = slice(start, start + CHUNK_ROWS)
+        some = slice(start, start + size)
         written = values[some].numpy(), indices[some].numpy()
         if screen is None:
             cpu_selecting.top(_product(x[some], weights, b), *written)
@@ -45,7 +49,7 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
             exact = x[some].numpy(), weights.numpy(), b.numpy(), screen.reach[some].numpy()
             cpu_selecting.top_screened(screen.patterns(some), *exact, *written)
 
-    side_by_side(work, range(0, len(x), CHUNK_ROWS))
+    side_by_side(work, range(0, len(x), size))
     return SparseCodes(values, indices)
 
 
@@ -56,27 +60,33 @@ def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
         return reference.over(x, weights, b, limits)
     screen = _Screen.of(x, weights, b) if has_bfloat16() else None
     found: dict[int, Flat] = {}
+    size = _chunk(W)
 
     def work(start: int) -> None:
-        some = slice(start, start + CHUNK_ROWS)
+        some = slice(start, start + size)
         if screen is None:
             pre = _product(x[some], weights, b)
-            found[start] = _listed(start, partial(cpu_selecting.over, pre, limits.numpy()))
+            found[start] = _listed(start, size, partial(cpu_selecting.over, pre, limits.numpy()))
         else:
             patterns, lowest = screen.patterns(some), np.empty(len(weights), np.int16)
             if cpu_selecting.lowest_keys(limits.numpy(), float(screen.reach[some].max()), lowest):
                 cpu_selecting.order(patterns.reshape(-1))
             exact = x[some].numpy(), weights.numpy(), b.numpy(), limits.numpy()
             known = partial(cpu_selecting.over_screened, patterns, lowest, *exact)
-            found[start] = _listed(start, known)
+            found[start] = _listed(start, size, known)
 
-    side_by_side(work, range(0, len(x), CHUNK_ROWS))
+    side_by_side(work, range(0, len(x), size))
     return Flat(*(torch.cat(part) for part in zip(*(found[i] for i in sorted(found)), strict=True)))
 
 
-def _listed(start: int, write: Callable[..., int]) -> Flat:
+def _chunk(W: Tensor) -> int:
+    """Return how many rows are encoded at once."""
+    return min(max(CHUNK_VALUES // len(W), 128), 1024)
+
+
+def _listed(start: int, size: int, write: Callable[..., int]) -> Flat:
     """Return what a loop writes into lists that are long enough, its rows counted from `start`."""
-    room = ROOM * CHUNK_ROWS
+    room = ROOM * size
     while True:
         rows, features = torch.empty(room, dtype=torch.int64), torch.empty(room, dtype=torch.int64)
         values = torch.empty(room)
@@ -235,7 +245,7 @@ def _laid_out(weights: Tensor) -> Tensor:
     if _product_of_laid_out() is None:
         return weights
     operations: Any = torch.ops.mkldnn
-    return operations._reorder_linear_weight(weights, CHUNK_ROWS)
+    return operations._reorder_linear_weight(weights, _chunk(weights))
 
 
 def _rounded(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -231,8 +231,9 @@ def top_screened(
 ) -> None:
     """Do as `top` does, exactly, with pre-activations known in bfloat16 only.
 
-    The k largest of those are computed anew. None that lies under the smallest of these by more
-    than a pre-activation can be off is among the k largest; the others are computed anew too.
+    At least k that are as large as the k-th largest of the largest of places are computed anew.
+    None that lies under the smallest of these by more than a pre-activation can be off is among the
+    k largest; the others are computed anew too.
 
     Args:
         keys: rounded pre-activations as bit patterns, [rows, features]; changed.
@@ -252,7 +253,7 @@ def top_screened(
     largest = np.empty(width + 1, np.int16)
     share = np.float32(0)  # of a row's reach, which is about as long as the row, that k values have
     for row in range(len(keys)):
-        is_ordered, low = False, np.int32(LOWEST_KEY)
+        is_ordered, low, bound = False, np.int32(LOWEST_KEY), np.int32(0)
         if width >= k:
             _look_over(keys[row], largest)
             guess = np.int16(_key_below(LITTLE_LESS * share * reach[row], cell))
@@ -268,11 +269,13 @@ def top_screened(
                 is_ordered = True
                 largest[:] = 32767  # all places are looked at
             count = _gather(keys[row], largest, np.int16(low), near, places, hits)
-            work[:count] = near[:count]
-            kth, candidates = _kth_largest(work, count, k), 0
+            if bound <= 0:
+                work[:count] = near[:count]
+                bound = np.int32(_kth_largest(work, count, k))
+            candidates = 0
             for i in range(count):
                 chosen[candidates] = places[i]
-                candidates += np.int64(near[i] >= kth)
+                candidates += np.int64(near[i] >= bound)
             _again(x[row], W, b, chosen, 0, candidates, exact)
             least = exact[:candidates].min()
             wanted = _key_below(least - reach[row], cell)
@@ -282,7 +285,7 @@ def top_screened(
         sure = candidates
         for i in range(count):
             chosen[candidates] = places[i]
-            candidates += np.int64(wanted <= near[i] < kth)
+            candidates += np.int64(wanted <= near[i] < bound)
         _again(x[row], W, b, chosen, sure, candidates, exact)
         _keep_largest(exact, chosen, candidates, spare, values[row], indices[row])
 
