@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probe_sae.sae import selection, sparse
-from probe_sae.sae.kernels import SparseCodes, cpu, kernels_for, reference
+from probe_sae.sae.kernels import SparseCodes, cpu, cpu_keys, kernels_for, reference
 from probe_sae.sae.kernels import cpu_selecting as loops
 
 from .kernel_samples import SUMS, sample
@@ -86,12 +86,12 @@ def test_screening_in_bfloat16_loses_nothing(seed: int, scale: float, shift: flo
 def test_keys_are_ordered_as_numbers_and_the_one_below_is_found() -> None:
     bits = np.arange(-32768, 32768).astype(np.int16)
     numbers = torch.from_numpy(bits.copy()).view(torch.bfloat16).float().numpy()
-    loops.order(bits)
+    cpu_keys.order(bits)
     number_of = dict(zip(bits.tolist(), numbers.tolist(), strict=True))
     values = torch.randn(2000, generator=torch.Generator().manual_seed(0)) ** 5
 
     for value in values.tolist():
-        key = loops._key_below(np.float32(value), np.empty(1, np.float32))
+        key = cpu_keys.key_below(np.float32(value), np.empty(1, np.float32))
         assert number_of[key] <= value < number_of[key + 1] or number_of[key] == value
     finite = [number_of[key] for key in sorted(number_of) if np.isfinite(number_of[key])]
     assert finite == sorted(finite)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from probe_sae.sae.kernels import cpu_selecting, cpu_sums, reference
+from probe_sae.sae.kernels import cpu_keys, cpu_over, cpu_selecting, cpu_sums, reference
 from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
 from probe_sae.sae.kernels.threads import side_by_side
 
@@ -66,13 +66,13 @@ def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
         some = slice(start, start + size)
         if screen is None:
             pre = _product(x[some], weights, b)
-            found[start] = _listed(start, size, partial(cpu_selecting.over, pre, limits.numpy()))
+            found[start] = _listed(start, size, partial(cpu_over.over, pre, limits.numpy()))
         else:
             patterns, lowest = screen.patterns(some), np.empty(len(weights), np.int16)
-            if cpu_selecting.lowest_keys(limits.numpy(), float(screen.reach[some].max()), lowest):
-                cpu_selecting.order(patterns.reshape(-1))
+            if cpu_over.lowest_keys(limits.numpy(), float(screen.reach[some].max()), lowest):
+                cpu_keys.order(patterns.reshape(-1))
             exact = x[some].numpy(), weights.numpy(), b.numpy(), limits.numpy()
-            known = partial(cpu_selecting.over_screened, patterns, lowest, *exact)
+            known = partial(cpu_over.over_screened, patterns, lowest, *exact)
             found[start] = _listed(start, size, known)
 
     side_by_side(work, range(0, len(x), size))
@@ -256,7 +256,7 @@ def _rounded(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     def work(start: int) -> None:
         some = slice(start, start + PIECE_ROWS)
         written = rounded[some].view(torch.int16), lengths[some], lost[some]
-        cpu_selecting.round_rows(rows[some].numpy(), *(out.numpy() for out in written))
+        cpu_keys.round_rows(rows[some].numpy(), *(out.numpy() for out in written))
 
     side_by_side(work, range(0, len(rows), PIECE_ROWS))
     return rounded, lengths, lost
