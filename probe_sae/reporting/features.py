@@ -18,7 +18,7 @@ LABEL_TOKENS = 5
 NEAR = 16
 """Tokens on either side of an example whose activations are kept finely; what the page shows."""
 SORTED_THERE = 32_768
-"""Features up to which a page sorts them itself when it is opened; 131,072 would take it 30 ms."""
+"""Features up to which a page sorts them itself when it is opened; 131,072 take it over 60 ms."""
 THUMBS = 4
 """Images of a feature that the list shows."""
 SPARK_BINS = 16

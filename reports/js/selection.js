@@ -28,38 +28,15 @@
       );
   };
 
-  // What a feature is sorted by: whole numbers from 0 on.
-  const KEYS = {
-    id: () => (id) => id,
-    density: ({ firings }) => (id) => firings[id],
-    max: ({ max }) => ordered(max),
-    mean: ({ mean }) => ordered(mean),
-    share: ({ share }) => (id) => share[id],
-    fit: ({ fit }) => (id) => (fit[id] === 255 ? 0 : fit[id] + 1),
-    module: ({ module }) => (id) => module[id],
+  const COLUMNS = {
+    id: (id) => id,
+    density: (id) => probe.report.index.firings[id],
+    max: (id) => probe.report.index.max[id],
+    mean: (id) => probe.report.index.mean[id],
+    share: (id) => probe.report.index.share[id],
+    fit: (id) => probe.fitOf(id),
+    module: (id) => probe.moduleOf(id),
   };
-
-  // The bits of floating numbers as whole numbers in the same order; what is no number comes first.
-  function ordered(values) {
-    const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-    return (id) =>
-      Number.isNaN(values[id]) ? 0 : bits[id] & 0x80000000 ? ~bits[id] >>> 0 : (bits[id] | 0x80000000) >>> 0;
-  }
-
-  // Numbers of features by a key, rising or falling, and those of one key by themselves: sorted by
-  // 11 bits of the key after the other, which takes a tenth of what comparing takes.
-  function sorted(ids, key, isFalling) {
-    const keys = Uint32Array.from(ids, isFalling ? (id) => ~key(id) : key);
-    let [from, to] = [Uint32Array.from(ids.keys()), new Uint32Array(ids.length)];
-    for (let shift = 0; shift < 32; shift += 11) {
-      const places = new Uint32Array(2049);
-      for (let i = 0; i < from.length; i++) places[((keys[from[i]] >>> shift) & 2047) + 1]++;
-      for (let i = 1; i < 2049; i++) places[i] += places[i - 1];
-      for (let i = 0; i < from.length; i++) to[places[(keys[from[i]] >>> shift) & 2047]++] = from[i];
-      [from, to] = [to, from];
-    }
-    return Array.from(from, (at) => ids[at]);
-  }
 
   // Features that the state leaves, in its order. State: q, sort ("density", "-density"), from, to
   // (log10 of density), module, part, starred, clear, dead ("1" to show dead features).
@@ -86,8 +63,11 @@
       if (matches(id)) kept.push(id);
     }
     if (given) return kept;
-    const make = KEYS[sort.replace(/^-/, "")] || KEYS.id;
-    return sorted(kept, make(probe.report.index), sort.startsWith("-"));
+    const value = COLUMNS[sort.replace(/^-/, "")] || COLUMNS.id;
+    const sign = sort.startsWith("-") ? -1 : 1;
+    const keys = new Float64Array(firings.length);
+    for (const id of kept) keys[id] = Number.isNaN(value(id)) ? -Infinity : value(id);
+    return kept.sort((a, b) => sign * (keys[a] - keys[b]) || a - b);
   };
 
   // The selection as a file.
