@@ -6,15 +6,24 @@ import sys
 from contextlib import suppress
 from typing import Any, NoReturn
 
+FOR_TORCH = {
+    # Idle threads otherwise wait by counting, on a core that our own threads or other programs
+    # could use: on a busy machine steps took two to ten times longer.
+    "OMP_WAIT_POLICY": "passive",
+    # Memory in pages of 2 MB where the system has them: a step gathers rows from all over weights,
+    # and takes a tenth longer where each has to be looked up in a page of 4 kB.
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+"""What torch reads when it is imported, unless the user has set it."""
+
 
 def main() -> None:
     """Run the command line and leave with its exit code.
 
     0 done; 2 the input or the caller is at fault; 130 interrupted; 1 a bug.
     """
-    # Read when torch is imported. Its idle threads otherwise wait by counting, on a core that our
-    # own threads or other programs could use: on a busy machine steps took two to ten times longer.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for name, value in FOR_TORCH.items():
+        os.environ.setdefault(name, value)
     from probe_sae.errors import ProbeSaeError
 
     try:

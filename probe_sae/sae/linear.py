@@ -12,6 +12,9 @@ from probe_sae.sae.kernels import kernels_for
 from probe_sae.sae.settings import Settings
 from probe_sae.sae.sparse import SparseCodes
 
+BATCH = 512
+"""Rows of a batch, about, whose other work tells whether loops over weights pay."""
+
 
 class DecoderSAE(SAE, ABC):
     """x_hat = (W_dec^T codes + b_dec) / s, with rows of W_dec of length 1."""
@@ -101,13 +104,13 @@ class LinearSAE(DecoderSAE, ABC):
 def keep_lengths(weights: Tensor) -> None:
     """Take from a gradient what would only change the lengths of weights' rows, which are 1."""
     if weights.grad is not None:
-        kernels_for(weights, 0).keep_lengths(weights, weights.grad)
+        kernels_for(weights, BATCH).keep_lengths(weights, weights.grad)
 
 
 @torch.no_grad()
 def unit_rows(weights: Tensor) -> None:
     """Bring rows to length 1."""
-    kernels_for(weights, 0).unit_rows(weights)
+    kernels_for(weights, BATCH).unit_rows(weights)
 
 
 def fired(codes: SparseCodes, features: int) -> Tensor:

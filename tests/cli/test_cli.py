@@ -250,28 +250,39 @@ def test_every_command_has_help(command: str) -> None:
     assert "Example" in done.stdout
 
 
-@pytest.mark.parametrize("own", [None, "active"])
-def test_idle_threads_sleep_unless_the_user_wants_otherwise(own: str | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "usual", "own"),
+    [
+        ("OMP_WAIT_POLICY", "passive", None),
+        ("OMP_WAIT_POLICY", "passive", "active"),
+        ("THP_MEM_ALLOC_ENABLE", "1", None),
+        ("THP_MEM_ALLOC_ENABLE", "1", "0"),
+    ],
+)
+def test_torch_is_set_up_unless_the_user_wants_otherwise(
+    name: str, usual: str, own: str | None
+) -> None:
     """The choice is made before torch is imported, which reads it then."""
     code = """
 import os, sys
 import probe_sae.cli
 print("torch" in sys.modules)
+name = sys.argv[1]
 sys.argv = ["probe-sae", "--version"]
 try:
     probe_sae.cli.main()
 except SystemExit:
-    print(os.environ["OMP_WAIT_POLICY"])
+    print(os.environ[name])
 """
-    environment = {n: v for n, v in os.environ.items() if n != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": own} if own else {}
+    environment = {n: v for n, v in os.environ.items() if n != name}
+    environment |= {name: own} if own else {}
 
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment
+        [sys.executable, "-P", "-c", code, name], capture_output=True, text=True, env=environment
     )
 
     first, *_, last = done.stdout.split()
-    assert (first, last) == ("False", own or "passive")
+    assert (first, last) == ("False", own or usual)
 
 
 def test_the_version_is_printed() -> None:

@@ -139,11 +139,12 @@ def test_of_those_that_tie_as_many_are_kept_as_there_is_room_for(product: str) -
     torch.testing.assert_close(got.values.sort(1, descending=True).values, wanted)
 
 
+@pytest.mark.parametrize("part", ["rows", "weights", "biases"])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_seen_in_the_codes(wrong: float, product: str) -> None:
+def test_what_is_no_number_is_seen_in_the_codes(part: str, wrong: float, product: str) -> None:
     """The trainer then stops and says so; nothing is read or written past its end."""
     x, W, b = sample(300, 33, 129)
-    W[3] = wrong
+    {"rows": x, "weights": W, "biases": b}[part][3] = wrong
 
     codes = cpu.top(x, W, b, 17)
 
@@ -286,3 +287,24 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     done = subprocess.run([sys.executable, "-P", "-c", code], timeout=100)
 
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_lengths_are_kept_and_restored(is_transposed: bool) -> None:
+    """Of more rows than one thread takes, one of them zero, also where memory is not in rows."""
+    _, weights, _ = sample(2, 37, 2500)
+    weights[7] = 0
+    grad = torch.randn(2500, 37)
+    if is_transposed:
+        weights, grad = weights.T.contiguous().T, grad.T.contiguous().T
+    directions, slopes, plain, plain_slopes = (t.clone() for t in (weights, grad, weights, grad))
+
+    cpu.unit_rows(directions)
+    reference.unit_rows(plain)
+    cpu.keep_lengths(directions, slopes)
+    reference.keep_lengths(plain, plain_slopes)
+
+    torch.testing.assert_close(directions, plain)
+    torch.testing.assert_close(slopes, plain_slopes)
+    assert not directions[7].any()
+    assert float((slopes * directions).sum(1).abs().max()) < 1e-5

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from probe_sae.sae.kernels import cpu_keys, cpu_over, cpu_selecting, cpu_sums, reference
+from probe_sae.sae.kernels import (
+    cpu_keys,
+    cpu_over,
+    cpu_rows,
+    cpu_selecting,
+    cpu_sums,
+    reference,
+)
 from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
 from probe_sae.sae.kernels.threads import side_by_side
 
@@ -25,7 +32,7 @@ CHUNK_ROWS = 256
 CHUNK_VALUES = 1 << 22
 """Pre-activations of one matrix product, about: they are used up while they are in the cache."""
 PIECE_ROWS = 2048
-"""Rows that are rounded at once."""
+"""Rows that are rounded, or brought to a length, by one thread at a time."""
 ROOM = 256
 """Firings of a row that `over` has room for at first."""
 
@@ -33,10 +40,10 @@ ROOM = 256
 def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
     """See `Kernels.top`."""
     x, weights, b = _plain(x), _plain(W), _plain(b)
-    if not _are_numbers(x, weights, b):
+    screen = _Screen.of(x, weights, b) if has_bfloat16() else None
+    if not _are_numbers(*((x, weights, b) if screen is None else [screen.reach])):
         return reference.top(x, weights, b, k)
     values, indices = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
-    screen = _Screen.of(x, weights, b) if has_bfloat16() else None
 
     size = _chunk(W)
 
@@ -56,9 +63,9 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
 def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
     """See `Kernels.over`."""
     x, weights, b, limits = _plain(x), _plain(W), _plain(b), _plain(limits)
-    if not _are_numbers(x, weights, b):
-        return reference.over(x, weights, b, limits)
     screen = _Screen.of(x, weights, b) if has_bfloat16() else None
+    if not _are_numbers(*((x, weights, b) if screen is None else [screen.reach])):
+        return reference.over(x, weights, b, limits)
     found: dict[int, Flat] = {}
     size = _chunk(W)
 
@@ -170,7 +177,31 @@ def sums_by_feature(
 
 
 fired, total_weights = reference.fired, reference.total_weights
-keep_lengths, unit_rows = reference.keep_lengths, reference.unit_rows
+
+
+def keep_lengths(weights: Tensor, grad: Tensor) -> None:
+    """See `Kernels.keep_lengths`."""
+    if not (weights.is_contiguous() and grad.is_contiguous()):
+        reference.keep_lengths(weights, grad)
+        return
+
+    def work(start: int) -> None:
+        some = slice(start, start + PIECE_ROWS)
+        cpu_rows.keep_lengths(weights[some].detach().numpy(), grad[some].detach().numpy())
+
+    side_by_side(work, range(0, len(weights), PIECE_ROWS))
+
+
+def unit_rows(weights: Tensor) -> None:
+    """See `Kernels.unit_rows`."""
+    if not weights.is_contiguous():
+        reference.unit_rows(weights)
+        return
+
+    def work(start: int) -> None:
+        cpu_rows.unit_rows(weights[start : start + PIECE_ROWS].detach().numpy())
+
+    side_by_side(work, range(0, len(weights), PIECE_ROWS))
 
 
 def _product(x: Tensor, W: Tensor, b: Tensor) -> NDArray[np.float32]:
@@ -204,7 +235,8 @@ class _Screen(NamedTuple):
     """As a product takes them, see `_laid_out`."""
     b: Tensor
     reach: Tensor
-    """[rows] how far from the truth a pre-activation is, at most, before it is rounded itself."""
+    """[rows] how far from the truth a pre-activation is, at most, before it is rounded itself;
+    not finite where a row, a weight or a bias is not."""
 
     @classmethod
     def of(cls, x: Tensor, weights: Tensor, b: Tensor) -> "_Screen":
