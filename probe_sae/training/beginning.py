@@ -1,7 +1,7 @@
 """What a training is called by: `train` and `train_several`, with outputs that can be resumed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from probe_sae.errors import SettingsError
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import say
 from probe_sae.sae import SAE, BatchTopK, Settings, load_sae, save_sae
-from probe_sae.store import open_store
+from probe_sae.store import Stream, open_store
 from probe_sae.training import progress_file
 from probe_sae.training.loop import Training
 from probe_sae.training.runs import Run, named
@@ -130,7 +130,7 @@ def _train(
         | provenance
         for r in runs
     ]
-    told = told_of(runs, whats, out)
+    told, trainer = told_of(runs, whats, out), _fitted(trainer, training)
     if out is None:
         with tracked(openers, told) as tracking:
             learning = Training(training, unseen, runs, trainer, device, tracking)
@@ -151,6 +151,22 @@ def _train(
             save_sae(folder / run.name, sae, probe)
         (folder / progress_file.NAME).unlink(missing_ok=True)
     return saes
+
+
+def _fitted(trainer: TrainSettings, training: Stream) -> TrainSettings:
+    """Return settings with as many steps as it takes to consume the rows asked for.
+
+    The last batch of an epoch is shorter than others, and none is longer than the epoch.
+    """
+    epoch = getattr(training, "rows", None)
+    if epoch is None:
+        return trainer
+    batch = min(trainer.batch_size, epoch)
+    if batch < trainer.batch_size:
+        say(f"a batch is of {batch:,} rows instead of {trainer.batch_size:,}: there are no more.")
+    epochs, rest = divmod(trainer.rows, epoch)
+    steps = epochs * -(-epoch // batch) + -(-rest // batch)
+    return replace(trainer, batch_size=batch, rows=steps * batch)
 
 
 def _with_provenance(saes: list[SAE], whats: Sequence[Mapping[str, Any]]) -> list[SAE]:

@@ -96,14 +96,14 @@ class Learner:
             )
 
     @torch.no_grad()
-    def note(self, result: Step, step: int, seconds: float) -> None:
+    def note(self, result: Step, step: int, rows: int, seconds: float) -> None:
         """Add a line to the log, and say early what is going wrong."""
         meter = ReconstructionMeter(features=0)
         meter.add(result.target, result.x_hat)
         self.log.append(
             {
                 "step": step + 1,
-                "rows": (step + 1) * self._trainer.batch_size,
+                "rows": rows,
                 "loss": float(result.loss.detach()),
                 "fraction_unexplained": meter.fraction_unexplained,
                 "l0": result.l0,

@@ -40,6 +40,8 @@ class _Place:
     epoch: int = 0
     batch: int = 0
     """Batches of the epoch that were seen."""
+    rows: int = 0
+    """Rows that were seen; the last batch of an epoch may be shorter than others."""
 
 
 class Training:
@@ -133,6 +135,7 @@ class Training:
         trainer = self._trainer
         losses: list[Tensor] = []
         check = partial(self._check, rows, losses, replace(at))
+        at.rows += len(rows)
         self._late.look(rows.sum(), check)
         is_noted = at.step % max(1, trainer.steps // LOG_LINES) == 0
         for index, learner in enumerate(self.learners):
@@ -140,7 +143,7 @@ class Training:
             losses.append(result.loss.detach())
             self._late.look(losses[-1], check)
             if is_noted or at.step + 1 == trainer.steps:
-                learner.note(result, at.step, time.perf_counter() - began)
+                learner.note(result, at.step, at.rows, time.perf_counter() - began)
                 self._tracking.note(index, learner.log[-1])
         at.step, at.batch = at.step + 1, at.batch + 1
 
@@ -189,5 +192,5 @@ class Training:
             }
             learner.restore(mine, known[i])
             self._tracking.catch_up(i, learner.log)
-        say(f"going on after {at.step * self._trainer.batch_size:,} rows")
+        say(f"going on after {at.rows:,} rows")
         return at

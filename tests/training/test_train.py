@@ -96,7 +96,7 @@ def test_small_steps_use_one_thread_and_give_the_others_back(
         real(self, *arguments)
 
     monkeypatch.setattr(Training, "_step", watched)
-    run = TrainSettings(rows=2048, batch_size=512)
+    run = TrainSettings(rows=1800, batch_size=512)
     torch.set_num_threads(3)
     try:
         for limit in (1 << 27, 24 * 64 * 512 - 1):
@@ -126,8 +126,10 @@ def test_the_log_tells_the_run(tmp_path: Path) -> None:
     train(world(20_000, 1), settings("batchtopk"), QUICK, out=tmp_path / "sae", device="cpu")
     log = load_sae(tmp_path / "sae").log
 
-    assert log[-1]["rows"] >= 200_000
-    assert log[-1]["step"] == QUICK.steps
+    # 18,000 rows are not held out: 35 batches of 512, and one of 80
+    assert 200_000 <= log[-1]["rows"] < 200_000 + 512
+    assert log[-1]["step"] == 11 * 36 + 4
+    assert (log[0]["step"], log[0]["rows"]) == (1, 512)
     assert log[-1]["fraction_unexplained"] < log[0]["fraction_unexplained"]
     assert [line["step"] for line in log] == sorted({line["step"] for line in log})
 
@@ -223,3 +225,13 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert max(rates) == 1.0
     assert rates[50] == 1.0
     assert rates[-1] == pytest.approx(0.05)
+
+
+def test_batches_are_no_larger_than_there_are_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each step learns from the rows that there are, and as many are consumed as were asked for."""
+    run = TrainSettings(rows=2_000, batch_size=512)
+
+    sae = train(world(100, 1), TopK(features=16, k=2), run, device="cpu")
+
+    assert (sae.log[-1]["step"], sae.log[-1]["rows"]) == (23, 22 * 90 + 90)
+    assert "a batch is of 90 rows instead of 512" in capsys.readouterr().err
