@@ -7,11 +7,11 @@ import typer
 from probe_sae.cli import emit
 from probe_sae.cli.options import Json
 
-KINDS = ("hosts", "datasets", "archs", "hooks")
+KINDS = ("hosts", "datasets", "archs", "hooks", "formats")
 
 
 def listing(
-    kind: Annotated[str, typer.Argument(help="hosts, datasets, archs or hooks.")],
+    kind: Annotated[str, typer.Argument(help="hosts, datasets, archs, hooks or formats.")],
     as_json: Json = False,
 ) -> None:
     """List what there is.
@@ -41,6 +41,12 @@ def _entries(kind: str) -> dict[str, Any]:
             name: (settings.__doc__ or "").splitlines()[0]
             for name, settings in ARCHITECTURES.items()
         }
+    if kind == "formats":
+        from probe_sae.interop import FORMATS, WRITABLE
+
+        ways = dict.fromkeys(FORMATS, "import")
+        ways |= {name: "import and export" if name in FORMATS else "export" for name in WRITABLE}
+        return ways | {"neuronpedia": "export, of an analysis"}
     from probe_sae.host import bundled_hosts, hook_maps
 
     if kind == "hosts":

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from probe_sae.cli import main
+from probe_sae.interop import FORMATS, WRITABLE
 from probe_sae.shipped import shipped
 from probe_sae.store import open_store
 
@@ -218,9 +219,17 @@ def test_steering_writes_the_prompt_twice(folder: Path, ask: Call) -> None:
     assert json.loads(same.stdout)["steered"] == written["original"]
 
 
-@pytest.mark.parametrize("kind", ["hosts", "datasets", "archs", "hooks"])
+@pytest.mark.parametrize("kind", ["hosts", "datasets", "archs", "hooks", "formats"])
 def test_list_lists(kind: str, ask: Call) -> None:
     assert json.loads(ask("list", kind, "--json").stdout)[kind]
+
+
+def test_a_format_says_which_way_it_goes(ask: Call) -> None:
+    ways = json.loads(ask("list", "formats", "--json").stdout)["formats"]
+
+    assert {ways[name] for name in WRITABLE if name in FORMATS} == {"import and export"}
+    assert {ways[name] for name in FORMATS if name not in WRITABLE} == {"import"}
+    assert ways["neuronpedia"] == "export, of an analysis"
 
 
 def test_every_guide_can_be_read(ask: Call) -> None:
