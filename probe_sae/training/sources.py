@@ -124,7 +124,7 @@ def _of_tensors(
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(trainer.seed))
     held = order[count:] if trainer.held_out else order
     seen, unseen = (
-        TensorStream(rows[mine], trainer.seed, widths=widths, numbers=mine)
+        TensorStream(rows, trainer.seed, widths=widths, numbers=mine)
         for mine in (order[:count], held)
     )
     return seen, unseen

@@ -227,3 +227,21 @@ def test_a_gpu_gathers_the_same_batches(
     for here, those in zip(wanted, got, strict=True):
         assert all(rows.is_cuda for rows in those)
         assert all(torch.equal(one, other.cpu()) for one, other in zip(here, those, strict=True))
+
+
+def test_a_part_of_a_tensor_is_streamed_as_if_it_were_a_tensor_of_its_own() -> None:
+    rows = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    numbers = torch.randperm(100, generator=torch.Generator().manual_seed(1))[:90]
+    part, own = TensorStream(rows, 3, numbers=numbers), TensorStream(rows[numbers], 3)
+
+    assert part.rows == own.rows == 90
+    assert torch.equal(part.sample(50), own.sample(50))
+    for epoch in range(2):
+        batches = list(part.epoch(epoch, 32))
+        wanted = list(own.epoch(epoch, 32))
+        assert [len(batch) for batch in batches] == [32, 32, 26]
+        assert all(torch.equal(*pair) for pair in zip(batches, wanted, strict=True))
+        assert torch.equal(rows[part.row_number(epoch, 32, 70)], batches[2][6])
+    assert torch.equal(
+        torch.cat(list(part.epoch(2, 32, 1))), torch.cat(list(own.epoch(2, 32)))[32:]
+    )
