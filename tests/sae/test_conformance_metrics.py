@@ -125,7 +125,7 @@ def test_the_log_of_a_training_holds_the_numbers_of_its_batches() -> None:
     rows = world(2000).double()
     learner = learning(TopK(features=24, k=3), rows[:500], (8,))
     result = learner.step(rows[:500], 0)
-    learner.note(result, 0, 1.0)
+    learner.note(result, 0, 500, 1.0)
 
     line = learner.log[-1]
     target, x_hat = result.target.detach(), result.x_hat.detach()
