@@ -1,6 +1,7 @@
 """What fires each feature, and how features hang together: from codes, which are made once."""
 
 from probe_sae.analysis.codes import Codes, open_codes
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.effect_results import Effects, HostEffect
 from probe_sae.analysis.encoding import encode
 from probe_sae.analysis.explainer import (
@@ -28,7 +29,7 @@ from probe_sae.analysis.passes import analyse
 from probe_sae.analysis.probe_scores import Probes
 from probe_sae.analysis.probes import probe
 from probe_sae.analysis.responding import Contrast, Responses, contrast, responses
-from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
+from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.saved import load_analysis, save_analysis
 from probe_sae.analysis.varied import Varied, vary, vary_tensors
 from probe_sae.analysis.varied_images import vary_images

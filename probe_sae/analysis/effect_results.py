@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from probe_sae.analysis.contexts import visible
 from probe_sae.analysis.output_changes import Changes
-from probe_sae.analysis.result import visible
 from probe_sae.host import Host
 from probe_sae.shown import Shown
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.contexts import TextInputs
 from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings, is_scoring
-from probe_sae.analysis.result import TextInputs
 from probe_sae.errors import SettingsError
 
 BEFORE, AFTER = 24, 8

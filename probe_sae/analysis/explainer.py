@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from probe_sae.analysis.chat import ChatEndpoint
+from probe_sae.analysis.contexts import TextInputs
 from probe_sae.analysis.excerpts import Excerpt, Questions, examples_of, questions_of
 from probe_sae.analysis.labels.intervals import mean_of, share_of
 from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings
 from probe_sae.analysis.labels.words import plain
-from probe_sae.analysis.result import TextInputs
 from probe_sae.shown import Shown
 
 LONGEST_EXPLANATION = 120

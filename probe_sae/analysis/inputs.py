@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis.result import ImageInputs, TextInputs
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.store import ContextInput, Store
 
 Place = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]

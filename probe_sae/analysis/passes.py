@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis.codes import Codes, open_codes
 from probe_sae.analysis.columns import columns_of
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.counting import Counted, count
 from probe_sae.analysis.encoding import Source, source_of, write_codes
 from probe_sae.analysis.examples import (
@@ -28,7 +29,7 @@ from probe_sae.analysis.labels import BackgroundRows, Labels, SampledFirings, la
 from probe_sae.analysis.modules import Modules
 from probe_sae.analysis.neurons import sampled_contexts
 from probe_sae.analysis.pixels import pixels_of
-from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
+from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.sampled import SAMPLE_ROWS, SampledRows, sampled_rows
 from probe_sae.analysis.saved import load_analysis, save_analysis
 from probe_sae.errors import SettingsError

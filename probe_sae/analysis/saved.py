@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.cofiring import Pairs
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.head import read_head
 from probe_sae.analysis.labels import Labels, SampledFirings
 from probe_sae.analysis.pixels import Pixels
-from probe_sae.analysis.result import Analysis, Examples, Features, ImageInputs, TextInputs
+from probe_sae.analysis.result import Analysis, Examples, Features
 from probe_sae.analysis.sampled import SampledRows
 from probe_sae.errors import FormatError
 from probe_sae.outputs import refuse_partial

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis.result import TOP, Analysis, TextInputs
+from probe_sae.analysis.contexts import TextInputs
+from probe_sae.analysis.result import TOP, Analysis
 from probe_sae.reporting.encoding import clean, fraction16, narrow, pack, rounded, signed16
 from probe_sae.reporting.inputs import Shown
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.pixels import Pixels
-from probe_sae.analysis.result import Analysis, ImageInputs, TextInputs
+from probe_sae.analysis.result import Analysis
 from probe_sae.reporting.encoding import clean, narrow, pack, rounded
 from probe_sae.reporting.explorer import explored_inputs
 

@@ -31,7 +31,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe_sae.analysis.result import RANDOM, TOP, Analysis, ImageInputs, TextInputs
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
+from probe_sae.analysis.result import RANDOM, TOP, Analysis
 from probe_sae.analysis.saved import load_analysis
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import progress

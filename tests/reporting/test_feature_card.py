@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from probe_sae.analysis.result import TOP, Analysis, TextInputs
+from probe_sae.analysis.contexts import TextInputs
+from probe_sae.analysis.result import TOP, Analysis
 from probe_sae.errors import SettingsError
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from probe_sae.analysis import save_analysis
-from probe_sae.analysis.result import Analysis, TextInputs
+from probe_sae.analysis.contexts import TextInputs
+from probe_sae.analysis.result import Analysis
 from probe_sae.errors import FormatError, OutputExists
 from probe_sae.reporting import Report, write_report
 from probe_sae.reporting.encoding import unpack

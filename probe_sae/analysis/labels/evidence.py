@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.labels.columns import Columns
 from probe_sae.analysis.labels.rows import (
     BackgroundRows,
@@ -14,7 +15,6 @@ from probe_sae.analysis.labels.rows import (
     is_scoring,
 )
 from probe_sae.analysis.labels.rules import columns_of
-from probe_sae.analysis.result import ImageInputs, TextInputs
 from probe_sae.errors import ShapeError
 
 

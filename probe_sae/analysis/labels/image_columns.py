@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.contexts import ImageInputs
 from probe_sae.analysis.labels.columns import Coded, Columns
-from probe_sae.analysis.result import ImageInputs
 
 _CHUNK = 512
 """Images measured at a time."""

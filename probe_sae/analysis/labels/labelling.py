@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.labels.evidence import Evidence, evidence_of
 from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings
 from probe_sae.analysis.labels.rules import Rule
 from probe_sae.analysis.labels.scores import RuleScore, scored, unscored
 from probe_sae.analysis.labels.search import find_rules
 from probe_sae.analysis.labels.words import describe, listed, quoted
-from probe_sae.analysis.result import ImageInputs, TextInputs
 from probe_sae.shown import Shown
 
 CLEAR_ACCURACY, CLEAR_LOW, CLEAR_PRECISION = 0.8, 0.7, 0.1

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.labels.columns import Columns, Test
 from probe_sae.analysis.labels.image_columns import image_columns
 from probe_sae.analysis.labels.text_columns import text_columns
-from probe_sae.analysis.result import ImageInputs, TextInputs
 from probe_sae.errors import SettingsError, ShapeError, near
 
 Rule = Mapping[str, Any]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.labels.evidence import Evidence, evidence_of
 from probe_sae.analysis.labels.intervals import mean_of, share_of
 from probe_sae.analysis.labels.rows import BackgroundRows, SampledFirings
 from probe_sae.analysis.labels.rules import Rule, matches
-from probe_sae.analysis.result import ImageInputs, TextInputs
 from probe_sae.errors import SettingsError
 from probe_sae.shown import Shown
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.contexts import TextInputs
 from probe_sae.analysis.labels.columns import Coded, Columns, Value, Window, coded_by_hash
 from probe_sae.analysis.labels.tokens import AFFIXES, Tokens, last_word, text_hash, tokens_of
-from probe_sae.analysis.result import TextInputs
 
 NEAR = (3, 8)
 """How far back `within` columns look."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis.result import TextInputs
+from probe_sae.analysis.contexts import TextInputs
 
 LONGEST = 64
 """Characters of a token that count; tokens that share so many are taken for one."""

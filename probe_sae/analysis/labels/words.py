@@ -4,8 +4,8 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
+from probe_sae.analysis.contexts import visible
 from probe_sae.analysis.labels.rules import Rule
-from probe_sae.analysis.result import visible
 
 LONGEST_LABEL = 120
 """Characters of a label."""
