@@ -71,7 +71,7 @@ class Training:
             )
         warn_of_outliers(sample)
         if isinstance(stream, (StoreStream, SitesStream)):
-            stream.prepare(device, (trainer.steps * trainer.batch_size - 1) // stream.rows)
+            stream.prepare(device, (trainer.steps - 1) // -(-stream.rows // trainer.batch_size))
         self._late = LateCheck()
         self.learners = [Learner(run, stream.widths, sample, trainer, device) for run in runs]
 
