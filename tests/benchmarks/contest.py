@@ -3,7 +3,8 @@
 `speed`: seconds of a training step, taking turns. `quality`: what is found of a known dictionary
 after equal rows; with `--size FILE:FEATURES:K:BATCH`, what of recorded rows (tensors `train` and
 `unseen` of a safetensors file) is explained. Others take part where their interpreter is given:
-`--peer saelens=VENV/bin/python` (saelens, sparsify, dictlearn). Prints JSON.
+`--peer saelens=VENV/bin/python` (saelens, sparsify, dictlearn); ours sets torch up as the command
+line does. Prints JSON.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from probe_sae.cli import FOR_TORCH
 
 WORKER = Path(__file__).with_name("contestants.py")
 ARCHS = {
@@ -32,6 +35,8 @@ class Worker:
         environment = os.environ | {"WANDB_MODE": "disabled", "TQDM_DISABLE": "1"}
         environment |= {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
         environment |= {"SPARSIFY_DISABLE_TRITON": "1"}
+        if what[0] == "ours":
+            environment |= FOR_TORCH
         self._process = subprocess.Popen(
             [python, str(WORKER), *map(str, what), str(threads)],
             stdin=subprocess.PIPE,
