@@ -23,6 +23,7 @@ from probe_sae.store import TensorStream
 from probe_sae.training import TrainSettings, split_settings, train
 from probe_sae.training.loop import Training
 from probe_sae.training.runs import Run
+from probe_sae.training.sources import sources
 
 ARCHS = list(ARCHITECTURES)
 
@@ -235,3 +236,16 @@ def test_batches_are_no_larger_than_there_are_rows(capsys: pytest.CaptureFixture
 
     assert (sae.log[-1]["step"], sae.log[-1]["rows"]) == (23, 22 * 90 + 90)
     assert "a batch is of 90 rows instead of 512" in capsys.readouterr().err
+
+
+def test_a_tensor_is_not_copied_to_hold_rows_out() -> None:
+    rows = world(1_000, 1)
+
+    seen, unseen, _ = sources(rows, None, TrainSettings())
+
+    assert isinstance(seen, TensorStream)
+    assert isinstance(unseen, TensorStream)
+    assert (seen.rows, unseen.rows) == (900, 100)
+    assert seen._data.data_ptr() == unseen._data.data_ptr() == rows.data_ptr()
+    both = torch.cat([*seen.epoch(0, 256), *unseen.epoch(0, 256)])
+    assert torch.equal(both.sort(0).values, rows.sort(0).values)
