@@ -12,7 +12,7 @@ from probe_sae.errors import SettingsError
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import say
 from probe_sae.sae import SAE, BatchTopK, Settings, load_sae, save_sae
-from probe_sae.store import Stream, open_store
+from probe_sae.store import SitesStream, StoreStream, Stream, TensorStream, open_store
 from probe_sae.training import progress_file
 from probe_sae.training.loop import Training
 from probe_sae.training.runs import Run, named
@@ -158,9 +158,9 @@ def _fitted(trainer: TrainSettings, training: Stream) -> TrainSettings:
 
     The last batch of an epoch is shorter than others, and none is longer than the epoch.
     """
-    epoch = getattr(training, "rows", None)
-    if epoch is None:
-        return trainer
+    if not isinstance(training, (StoreStream, SitesStream, TensorStream)):
+        return trainer  # who knows how many rows an epoch of it has
+    epoch = training.rows
     batch = min(trainer.batch_size, epoch)
     if batch < trainer.batch_size:
         say(f"a batch is of {batch:,} rows instead of {trainer.batch_size:,}: there are no more.")
