@@ -12,6 +12,7 @@ from probe_sae.analysis.codes import Codes
 from probe_sae.analysis.cofiring import CoFiring, Pairs, jaccard, npmi, partners, phi
 from probe_sae.analysis.counting import Counted
 from probe_sae.analysis.encoding import Source
+from probe_sae.analysis.logit_effects import logit_effects
 from probe_sae.analysis.modules import SHOWN_MEMBERS, Modules, agreement_of, modules_of
 from probe_sae.analysis.neurons import neurons_of, sampled_contexts
 from probe_sae.analysis.result import Features
@@ -21,7 +22,6 @@ from probe_sae.analysis.structure import (
     Nearest,
     direction_groups,
     feature_map,
-    logit_effects,
     nearest,
 )
 from probe_sae.host import Host
@@ -35,6 +35,7 @@ _KINDS = {
     "cofiring_counts": np.int64,
     "token_undercount": np.int64,
     "places": np.int64,
+    "logit_histogram": np.int64,
 }
 _WHOLE = ("cluster", "group", "module", "part")
 

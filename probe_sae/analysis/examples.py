@@ -63,7 +63,11 @@ def choose(strongest: Strongest, sample: Sample, codes: Codes) -> Chosen:
 
 
 def with_surroundings(
-    chosen: Chosen, codes: Codes, place: Place, numbers: NDArray[np.int64]
+    chosen: Chosen,
+    codes: Codes,
+    place: Place,
+    numbers: NDArray[np.int64],
+    losses: NDArray[np.float32],
 ) -> Examples:
     """Return the examples with every activation of the same feature in the same context.
 
@@ -72,6 +76,7 @@ def with_surroundings(
         codes: gone through once more.
         place: finds places within contexts.
         numbers: context in the store -> its number among the inputs kept, [contexts].
+        losses: each firing's effect on the host's loss.
     """
     contexts = len(numbers)
     keys = chosen.feature * contexts + chosen.context
@@ -92,6 +97,7 @@ def with_surroundings(
         offsets.astype(np.int64),
         place(around, pos[source]).astype(np.int32),
         value[source],
+        losses,
     )
 
 

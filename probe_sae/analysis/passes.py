@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.counting import Counted, count
 from probe_sae.analysis.encoding import Source, source_of, write_codes
 from probe_sae.analysis.examples import (
+    Chosen,
     choose,
     sampled_firings,
     with_surroundings,
 )
 from probe_sae.analysis.inputs import kept_inputs
 from probe_sae.analysis.labels import BackgroundRows, Labels, SampledFirings, label_features
+from probe_sae.analysis.loss_effects import loss_effects
 from probe_sae.analysis.modules import Modules
 from probe_sae.analysis.neurons import sampled_contexts
 from probe_sae.analysis.pixels import pixels_of
@@ -33,10 +35,11 @@ from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.sampled import SAMPLE_ROWS, SampledRows, sampled_rows
 from probe_sae.analysis.saved import load_analysis, save_analysis
 from probe_sae.errors import SettingsError
-from probe_sae.evaluation import Evaluation, finite
+from probe_sae.evaluation import Evaluation, check_recorded, finite
 from probe_sae.host import Host, host_of, versions
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import say
+from probe_sae.recording import Recipe, load_dataset
 from probe_sae.sae import SAE
 from probe_sae.store import Store
 
@@ -47,10 +50,12 @@ def analyse(
     out: str | Path,
     *,
     host: Host | Any = None,
+    dataset: Recipe | None = None,
     evaluation: Evaluation | None = None,
     codes: Codes | str | Path | None = None,
     neurons: Sequence[str] | None = None,
     rows: str = "held_out",
+    loss_examples: int = 0,
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
@@ -66,11 +71,15 @@ def analyse(
         store: the store, or its folder.
         out: folder for the analysis.
         host: with it, or what `load_host` takes, each feature's effect on the logits is computed.
+        dataset: the recipe that the store was recorded from, for `loss_examples`; found by its
+            name, by default.
         evaluation: metrics to keep beside.
         codes: what `encode` made of the same; made on the way and dropped, by default.
         neurons: sites of the store whose dimensions are correlated with features; those that were
             encoded, by default.
         rows: `held_out`, rows that training never saw, or `all`.
+        loss_examples: of how many of each feature's strongest examples the effect on the host's
+            loss is measured: a run of the host for each.
         seed: of the sample of firings and of the map.
         device: where to encode; a GPU where there is one.
         resume: continue unfinished work: what is encoded is not encoded again.
@@ -80,27 +89,63 @@ def analyse(
         HostNotFound: there is no host of that name.
         ShapeError: the store's rows are not d_model long.
         StoreError: the store was shuffled.
-        SettingsError: the codes are of something else.
+        SettingsError: the codes are of something else, or host or dataset are not those that were
+            recorded.
         OutputExists: `out` is there already.
     """
     if resume and Path(out).exists():
         say(f"{out} is finished already; nothing to do.")
         return load_analysis(out)
-    host = None if host is None else host_of(host, by_name=True)
     source = source_of(sae, store, rows)
     neurons = [neurons] if isinstance(neurons, str) else neurons
-    looked_at = source.store.find_sites(neurons or ())
+    looked_at = source.store.find_sites(neurons or ()) or _own_sites(source)
+    host = None if host is None else host_of(host, by_name=True)
+    losses = _Losses(source, host, dataset, loss_examples)
     given = None if codes is None else _checked(codes, source)
     how: dict[str, Any] = {"keep": "codes/part-*.h5", "marks": ("analysis.json",)}
     with whole_folder(out, force=force, resume=resume, **how) as folder:
         encoded = given or _encoded(source, folder / "codes", device)
         counted = _counted(source, encoded, seed)
-        analysis = _analysis(
-            source, encoded, counted, host, evaluation, looked_at or _own_sites(source), seed
-        )
+        beside = _Beside(host, losses, evaluation, looked_at)
+        analysis = _analysis(source, encoded, counted, beside, seed)
         save_analysis(analysis, folder)
         shutil.rmtree(folder / "codes", ignore_errors=True)
     return analysis
+
+
+class _Losses:
+    """Measures what firings do to the host's loss, if that is wanted."""
+
+    def __init__(
+        self, source: Source, host: Host | None, dataset: Recipe | None, count: int
+    ) -> None:
+        """Raise before any work if there is no way to it."""
+        if count < 0 or (count and host is None):
+            raise SettingsError(
+                f"loss_examples is {count}; expected 0 or more, and a host where it is not 0."
+            )
+        self._source, self._host, self._count = source, host, count
+        self._recipe = dataset
+        if count and host is not None:
+            name = source.store.provenance["dataset"]["name"]
+            self._recipe = dataset or load_dataset(name)
+            check_recorded(source.store, host, self._recipe)
+
+    def of(self, chosen: Chosen, codes: Codes) -> NDArray[np.float32]:
+        """Return what the loss gains without each of some firings; NaN where that is not known."""
+        if not self._count or self._host is None or self._recipe is None:
+            return np.full(len(chosen.row), np.nan, np.float32)
+        return loss_effects(self._source, codes, self._host, self._recipe, chosen, self._count)
+
+
+class _Beside(NamedTuple):
+    """What an analysis has beside the codes."""
+
+    host: Host | None
+    losses: _Losses
+    evaluation: Evaluation | None
+    neurons: list[str]
+    """Sites whose dimensions are correlated with features."""
 
 
 def _checked(codes: Codes | str | Path, source: Source) -> Codes:
@@ -154,9 +199,7 @@ def _analysis(
     source: Source,
     codes: Codes,
     counted: Counted,
-    host: Host | None,
-    evaluation: Evaluation | None,
-    neurons: list[str],
+    beside: _Beside,
     seed: int,
 ) -> Analysis:
     chosen = choose(counted.tally.strongest(), counted.tally.sample(), codes)
@@ -165,10 +208,11 @@ def _analysis(
     shown = sample.copy()
     shown[chosen.context] = shown[drawn.context] = True
     inputs, place, numbers = kept_inputs(source.store, shown)
-    examples = with_surroundings(chosen, codes, place, numbers)
-    made = columns_of(source, codes, counted, host, neurons, seed)
-    info = _info(source, codes, counted, evaluation, made.modules)
-    info |= {"seed": seed, "neurons": {"sites": neurons, "rows": made.neuron_rows}}
+    losses = beside.losses.of(chosen, codes)
+    examples = with_surroundings(chosen, codes, place, numbers, losses)
+    made = columns_of(source, codes, counted, beside.host, beside.neurons, seed)
+    info = _info(source, codes, counted, beside.evaluation, made.modules)
+    info |= {"seed": seed, "neurons": {"sites": beside.neurons, "rows": made.neuron_rows}}
     info["structure"] |= made.structure
     single = len(source.saes) == 1
     rows = sampled_rows(codes, sample, place, numbers, seed)

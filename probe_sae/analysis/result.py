@@ -113,6 +113,17 @@ class Features(Shown):
     """[features, n] tokens that it makes less likely."""
     suppressed_values: NDArray[np.float32]
     """[features, n] their logit effect."""
+    logit_histogram: NDArray[np.int64]
+    """[features, bins] all tokens by logit effect; bins of equal width over `logit_range`, or no
+    bins."""
+    logit_range: NDArray[np.float32]
+    """[features, 2] the smallest and the largest effect."""
+    logit_std: NDArray[np.float32]
+    """[features] standard deviation of the effects over all tokens."""
+    logit_skew: NDArray[np.float32]
+    """[features] their third standardised moment: above 0 where few tokens are promoted much."""
+    logit_kurtosis: NDArray[np.float32]
+    """[features] their fourth standardised moment (3 for a normal law)."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,6 +150,9 @@ class Examples(Shown):
     """[entries] every place in the context where the feature fires."""
     fired_value: NDArray[np.float32]
     """[entries] its activation there."""
+    loss: NDArray[np.float32]
+    """[examples] what the host's loss of the input (of a text, summed over its tokens) gains when
+    the firing is taken out, in nats; NaN where that was not tried."""
 
     def of_kinds(self, kinds: Collection[int]) -> "Examples":
         """Return the examples of some kinds."""
@@ -155,6 +169,7 @@ class Examples(Shown):
             np.concatenate([[0], np.cumsum(counts[kept])]).astype(np.int64),
             self.fired_position[entries],
             self.fired_value[entries],
+            self.loss[kept],
         )
 
     def of(self, feature: int) -> slice:

@@ -220,7 +220,7 @@ def _check(analysis: Analysis, folder: Path) -> None:
     number = len(examples.feature)
     wrong += [
         n
-        for n in ("kind", "rank", "context", "position", "value")
+        for n in ("kind", "rank", "context", "position", "value", "loss")
         if len(getattr(examples, n)) != number
     ]
     if len(examples.offsets) != number + 1 or np.any(np.diff(examples.offsets) < 0):

@@ -1,4 +1,4 @@
-"""How features hang together by their directions: the nearest, the map, clusters, logit effects."""
+"""How features hang together by their directions: the nearest, the map, clusters."""
 
 import warnings
 from contextlib import suppress
@@ -201,42 +201,3 @@ def _ward(
         how: dict[str, Any] = {"connectivity": neighbours, "compute_full_tree": True}
         made: Any = AgglomerativeClustering(count, **how).fit(places)
     return made.labels_.astype(np.int32), made.children_.astype(np.int32)
-
-
-class LogitEffects(NamedTuple):
-    """Tokens that a feature's direction makes likelier and less likely, [features, n] each."""
-
-    promoted_ids: NDArray[np.int32]
-    promoted_values: NDArray[np.float32]
-    suppressed_ids: NDArray[np.int32]
-    suppressed_values: NDArray[np.float32]
-
-
-def logit_effects(directions: Tensor, unembedding: Tensor | None, count: int = 10) -> LogitEffects:
-    """Return the direct effect of each feature on the logits, up to the final norm's scaling.
-
-    Args:
-        directions: what one unit of activation adds to the site, [features, width].
-        unembedding: [tokens, width]; None, or another width, gives n = 0.
-        count: tokens in each direction.
-    """
-    features = len(directions)
-    if unembedding is None or unembedding.shape[1] != directions.shape[1]:
-        whole, real = np.zeros((features, 0), np.int32), np.zeros((features, 0), np.float32)
-        return LogitEffects(whole, real, whole, real)
-    parts: list[list[NDArray[Any]]] = []
-    table = unembedding.detach().cpu().float()
-    count = min(count, len(table))
-    for part in directions.float().split(1024):
-        effect = part @ table.T
-        effect -= effect.mean(1, keepdim=True)
-        up, down = effect.topk(count, -1), (-effect).topk(count, -1)
-        parts.append(
-            [
-                up.indices.int().numpy(),
-                up.values.numpy(),
-                down.indices.int().numpy(),
-                -down.values.numpy(),
-            ]
-        )
-    return LogitEffects(*(np.concatenate(column) for column in zip(*parts, strict=True)))

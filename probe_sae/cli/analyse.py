@@ -38,6 +38,13 @@ def analyse_command(
         typer.Option(help="A site whose dimensions are correlated with features; repeatable."),
     ] = None,
     rows: Annotated[str, typer.Option(help="held_out, or all.")] = "held_out",
+    loss_examples: Annotated[
+        int,
+        typer.Option(
+            help="Measure what so many of each feature's strongest examples do to the host's loss: "
+            "a run of the host for each."
+        ),
+    ] = 0,
     seed: Seed = 0,
     device: Device = None,
     resume: Resume = False,
@@ -64,10 +71,12 @@ def analyse_command(
         opened,
         out,
         host=loaded,
+        dataset=recipe,
         evaluation=evaluation,
         codes=codes,
         neurons=opened.find_sites(neurons or []),
         rows=rows,
+        loss_examples=loss_examples,
         seed=seed,
         device=device,
         resume=resume,

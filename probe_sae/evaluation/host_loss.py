@@ -4,7 +4,7 @@ Only rows are ever replaced: special tokens and padding, which a store does not 
 host computes there, and a prediction of one is never scored.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,18 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probe_sae.errors import SettingsError
+from probe_sae.evaluation.recorded_inputs import (
+    answers_of,
+    check_recorded,
+    held_batches,
+    targets_of,
+)
 from probe_sae.evaluation.row_sums import Array
 from probe_sae.host import Host, ReplaceRows, Site, SiteWatch, constant, edit, zero
-from probe_sae.recording import Batch, Recipe, RowGatherer, as_recorded, batches
+from probe_sae.recording import Batch, Recipe, RowGatherer
 from probe_sae.store import Store
 
 LOSS_CONTEXTS = 200
 """Contexts on which the host's loss is measured; four runs of the host each."""
 BASELINE_CONTEXTS = 64
 """The first of them, on which baselines are measured too; one more run each."""
-_CONTEXTS_AT_ONCE = 8
-"""The logits of so many contexts are held twice."""
 _TARGETS_AT_ONCE = 512
 
 Change = Callable[[Tensor], Tensor]
@@ -78,7 +81,7 @@ def host_sums(
     Raises:
         SettingsError: host or recipe are not those that were recorded.
     """
-    _check_same(store, host, recipe)
+    check_recorded(store, host, recipe)
     mean = store.statistics(site).mean
     changes: dict[str, Change | None] = {
         "original": None,
@@ -88,7 +91,7 @@ def host_sums(
     }
     (found,) = host.find_sites([site])
     run = _Run(host.only([found], store.kind), found, store.provenance["settings"]["tokens"])
-    for done, batch in _groups(run.host, store, recipe, held, contexts):
+    for done, batch in held_batches(run.host, store, recipe, held, contexts):
         extra = dict(baselines or {}) if done < BASELINE_CONTEXTS else {}
         if not run.measure(batch, changes | extra):
             return None
@@ -148,7 +151,7 @@ class _Run:
         original = self._answers(batch, keep, None)
         if original is None:
             return False
-        wanted, context = _targets(batch, original)
+        wanted, context = targets_of(batch, original)
         count = len(batch.contexts)
         self._targets.append(_by_context(context, np.ones(len(context)), count))
         plain = _Plain(original.float().log_softmax(-1), original.argmax(-1), wanted)
@@ -180,15 +183,7 @@ class _Run:
         else:
             with edit(self.host, self._site.name, ReplaceRows(keep.to(self.host.device), change)):
                 output = self.host(batch.inputs)
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor):
-            return None
-        if batch.keep is not None:
-            return logits[:, :-1][batch.keep[:, 1:].to(logits.device)]
-        labels = batch.labels
-        if logits.ndim != 2 or bool((labels < 0).any()) or int(labels.max()) >= logits.shape[1]:
-            return None
-        return logits
+        return answers_of(batch, output)
 
     def _image_rows(self, batch: Batch) -> Tensor:
         """Return which positions of the site are rows, [batch, positions], from one run."""
@@ -203,15 +198,6 @@ def _by_context(context: NDArray[np.int64], values: Array, count: int) -> Array:
     sums = np.zeros(count)
     np.add.at(sums, context, values)
     return sums
-
-
-def _targets(batch: Batch, logits: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
-    """Return the right answer and the context of each target, [targets]."""
-    if batch.keep is None:
-        return batch.labels.to(logits.device), np.arange(len(batch.labels))
-    wanted = batch.keep[:, 1:]
-    ids = batch.inputs["input_ids"][:, 1:]
-    return ids[wanted.to(ids.device)].to(logits.device), wanted.nonzero()[:, 0].numpy()
 
 
 class _Plain(NamedTuple):
@@ -248,55 +234,3 @@ def _compared(plain: _Plain, got: Tensor | None) -> Tensor:
         columns = (loss, kl, likeliest == answer, likeliest == best)
         parts.append(torch.stack([column.double() for column in columns], 1))
     return torch.cat(parts) if parts else torch.zeros(0, 4, dtype=torch.float64)
-
-
-def _check_same(store: Store, host: Host, recipe: Recipe) -> None:
-    recorded = store.provenance
-    if recorded["host"]["digest"] != host.digest:
-        raise SettingsError(
-            f"the store was recorded from {recorded['host']['name']} with other weights than "
-            f"{host.name} has here; its loss would mean nothing."
-        )
-    if recorded["dataset"]["fingerprint"] != recipe.fingerprint:
-        raise SettingsError(
-            f"the store was recorded from dataset {recorded['dataset']['name']}, not from "
-            f"{recipe.name} as it is here."
-        )
-
-
-def _groups(
-    host: Host, store: Store, recipe: Recipe, held: NDArray[np.bool_], most: int
-) -> Iterator[tuple[int, Batch]]:
-    """Yield how many held-out contexts came before, and a few more of them, `most` in all."""
-    done = 0
-    for batch in batches(host, recipe, **as_recorded(store.provenance["settings"])):
-        if done >= most or batch.contexts[0].index >= store.contexts:
-            return
-        places = [i for i, c in enumerate(batch.contexts) if c.index < len(held) and held[c.index]]
-        places = places[: most - done]
-        # Images are few numbers each: they stay together. Texts have logits at every token.
-        size = _CONTEXTS_AT_ONCE if batch.keep is not None else max(1, len(places))
-        for start in range(0, len(places), size):
-            some = places[start : start + size]
-            yield done, _only(batch, some)
-            done += len(some)
-
-
-def _only(batch: Batch, places: list[int]) -> Batch:
-    """Return some of a batch's contexts, without the padding that none of them needs."""
-    longest = slice(None)
-    if batch.keep is not None:
-        used = batch.inputs["attention_mask"][places].any(0).nonzero()
-        longest = slice(0, int(used.max()) + 1 if len(used) else 0)
-
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor[places][:, longest] if batch.keep is not None else tensor[places]
-
-    return Batch(
-        {name: cut(tensor) for name, tensor in batch.inputs.items()},
-        [batch.contexts[i] for i in places],
-        None if batch.keep is None else batch.keep[places][:, longest],
-        None if batch.positions is None else batch.positions[places][:, longest],
-        batch.labels[places],
-        None if batch.documents is None else batch.documents[places][:, longest],
-    )

@@ -16,7 +16,7 @@ _SECTIONS: dict[str, set[str]] = {
     "capture": {"sites", "batch_size", "dtype", "tokens", "stride", "pack"},
     "train": set(),
     "evaluate": {"name"},
-    "analyse": {"rows", "seed"},
+    "analyse": {"rows", "seed", "loss_examples"},
     "report": {"labels"},
 }
 """Section -> its keys; those of [train] are the fields of architecture and trainer, and `track`."""
@@ -43,6 +43,8 @@ class Job:
     training holds out of the first one."""
     analyse_rows: str = "held_out"
     analyse_seed: int = 0
+    loss_examples: int = 0
+    """Of how many examples of each feature the effect on the host's loss is measured."""
     labels: Path | None = None
     """A file of labels to bake into the report."""
     track: tuple[str, ...] = ()
@@ -106,6 +108,7 @@ def job_from(raw: dict[str, Any], where: str) -> Job:
             raw.get("evaluate", {}).get("name"),
             analysis.get("rows", "held_out"),
             analysis.get("seed", 0),
+            analysis.get("loss_examples", 0),
             Path(report["labels"]) if "labels" in report else None,
             track,
         )

@@ -81,8 +81,10 @@ def _stages(
                 store,
                 folder / "analysis",
                 host=host,
+                dataset=recipe,
                 evaluation=evaluation,
                 rows=job.analyse_rows,
+                loss_examples=job.loss_examples,
                 seed=job.analyse_seed,
             )
     if not (folder / "report").exists():

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis.contexts import TextInputs
-from probe_sae.analysis.result import TOP, Analysis
+from probe_sae.analysis.result import TOP, Analysis, Examples
 from probe_sae.reporting.encoding import clean, fraction16, narrow, pack, rounded, signed16
 from probe_sae.reporting.inputs import Shown
 
@@ -14,6 +14,10 @@ CHUNK = 128
 """Features in a file of `data/f`."""
 SHOWN_TOKENS = 8
 """Tokens of a feature that its page shows."""
+HALVING = 1024
+"""Steps in which an example's value halves: right to 2**-11."""
+LOGIT_STEPS = 6
+"""Steps of a doubling in which the logits of a bar are counted: right to 6 %."""
 LABEL_TOKENS = 5
 """Tokens of a feature that the list shows and searches."""
 NEAR = 16
@@ -113,16 +117,18 @@ def visible(text: str) -> str:
 def chunk(analysis: Analysis, shown: Shown, first: int) -> dict[str, Any]:
     """Return everything the pages of features `first` to `first` + 127 show.
 
-    Exact: counts and the moments. Right to 2**-12 of themselves: examples' values, quantiles and
-    lifts; to 2**-9: logit effects; to 2**-16: shares, cosines and phis. Activations around an
-    example are whole 85ths of the feature's maximum, at least a third of one, and in text over 16
-    tokens away 15ths of it, at least a quarter of one: dense features fire at many such places,
-    which only the whole context shows. The example's own level, which its value tells, is 0. Places
-    are steps from one to the next, the first back from the example's own.
+    Exact: counts and the moments. Right to 2**-12 of themselves: quantiles and lifts; to 2**-11:
+    examples' values, as steps of `HALVING` down from the feature's maximum, then from the one
+    before; to 2**-9: logit effects and their moments; to 2**-8: effects on the loss; to 6 %: bars
+    of logits; to 2**-16: shares, cosines and phis. Activations around an example are whole 85ths of
+    the feature's maximum, at least a third of one, and in text over 16 tokens away 15ths of it, at
+    least a quarter of one: dense features fire at many such places, which only the whole context
+    shows. The example's own level, which its value tells, is 0. Places are steps from one to the
+    next, the first back from the example's own.
     """
     part = slice(first, min(first + CHUNK, analysis.count))
     return pack({
-        **_statistics(analysis, part), **_labels(analysis, part),
+        **_statistics(analysis, part), **_labels(analysis, part), **_logits(analysis, part),
         **_relations(analysis, shown, part), **_examples(analysis, shown, part),
     })  # fmt: skip
 
@@ -145,6 +151,16 @@ def _labels(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
     arrays = {f"label_{name}": _halves8(getattr(analysis.labels, name)[part]) for name in names}
     arrays["label_firings"] = narrow(analysis.labels.firings_scored[part])
     return {**arrays, "places": narrow(analysis.columns.places[part])}
+
+
+def _logits(analysis: Analysis, part: slice) -> dict[str, NDArray[Any]]:
+    features = analysis.columns
+    bars = np.rint(LOGIT_STEPS * np.log2(1 + features.logit_histogram[part]))
+    names = ("range", "std", "skew", "kurtosis")
+    moments = {
+        f"logit_{name}": rounded(getattr(features, f"logit_{name}")[part], 8) for name in names
+    }
+    return {"logit_bars": np.minimum(bars, 255).astype(np.uint8), **moments}
 
 
 def _relations(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArray[Any]]:
@@ -186,10 +202,26 @@ def _examples(analysis: Analysis, shown: Shown, part: slice) -> dict[str, NDArra
         "example_kind": examples.kind[low:high],
         "example_context": narrow(shown.context_ranks(examples.context[low:high])),
         "example_position": narrow(np.maximum(examples.position[low:high], 0)),
-        "example_value": rounded(examples.value[low:high], 11),
+        **_values(examples, slice(low, high), analysis.columns.max),
+        "example_loss": rounded(examples.loss[low:high], 7),
         "fired_counts": narrow(counts),
         "fired_step": _steps(places, counts, examples.position[low:high]),
         "fired_level": np.where(away > 0, heat, 0).astype(np.uint8),
+    }
+
+
+def _values(examples: Examples, some: slice, tops: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Return what examples are worth: in each group of a kind they descend, so steps are small."""
+    feature, kind, value = examples.feature[some], examples.kind[some], examples.value[some]
+    top = np.where(tops[feature] > 0, tops[feature], 1).astype(np.float64)
+    halvings = np.rint(HALVING * np.log2(top / np.abs(value))).astype(np.int64)
+    steps = np.diff(halvings, prepend=0)
+    begins = np.diff(feature * 8 + kind, prepend=-1) != 0
+    steps[begins] = halvings[begins]
+    is_down = steps.min(initial=0) >= 0
+    return {
+        "example_steps": narrow(steps) if is_down else steps.astype(np.int32),
+        "example_is_negative": (value < 0).astype(np.uint8),
     }
 
 

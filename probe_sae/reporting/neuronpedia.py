@@ -81,14 +81,24 @@ def _feature(analysis: Analysis, inputs: TextInputs, feature: int) -> dict[str, 
         "frac_nonzero": float(columns.density[feature]),
         "freq_hist_data_bar_values": _rounded(edges * columns.histogram_top[feature] / bins),
         "freq_hist_data_bar_heights": _whole(columns.histogram[feature]),
-        "logits_hist_data_bar_heights": [],
-        "logits_hist_data_bar_values": [],
+        **_logits(analysis, feature),
         "n_prompts_total": len(lengths),
         "n_tokens_in_prompt": int(lengths.max(initial=0)),
         "dataset": _name(analysis.info.get("dataset")),
         "decoder_weights_dist": [],
         "vector": [],
         "activations": _activations(analysis, inputs, feature),
+    }
+
+
+def _logits(analysis: Analysis, feature: int) -> dict[str, Any]:
+    """Return the histogram of the direction's effects on all logits."""
+    columns = analysis.columns
+    heights, (low, high) = columns.logit_histogram[feature], columns.logit_range[feature]
+    middles = low + (np.arange(len(heights)) + 0.5) * (high - low) / max(1, len(heights))
+    return {
+        "logits_hist_data_bar_heights": _whole(heights),
+        "logits_hist_data_bar_values": _rounded(middles),
     }
 
 

@@ -43,6 +43,11 @@ DEFINITIONS = {
     "loss.zero_ablated": "The host's loss with the site's activations replaced by zeros.",
     "loss_recovered": "(mean-ablated - spliced) / (mean-ablated - original) loss of the host: "
     "1 when splicing the reconstruction in costs nothing, 0 when it is as bad as the mean.",
+    "logit_kurtosis": "Fourth standardised moment of the effects on all logits: 3 for a normal "
+    "law, more where a few tokens stand out.",
+    "logit_skew": "Third standardised moment of the effects on all logits: above 0 where a few "
+    "tokens are promoted much, below 0 where a few are suppressed much.",
+    "logit_std": "Standard deviation of the effects on all logits, for one unit of activation.",
     "max": "Largest activation over the analysed rows.",
     "mean": "Mean of the firings, zeros left out.",
     "mean_activation": "Mean over all analysed rows, zeros counted.",

@@ -50,6 +50,19 @@
     return el("div", { class: "choice", role: "group", "aria-label": label }, buttons);
   }
 
+  // What the host's loss gains without a firing, if that was measured.
+  probe.lossChange = function (nats) {
+    if (Number.isNaN(nats)) return null;
+    return el(
+      "span",
+      {
+        class: `loss ${nats > 0 ? "rises" : "falls"}`,
+        tip: `Taken out, this firing ${nats > 0 ? "raises" : "lowers"} the host's loss of the whole input by ${probe.number(Math.abs(nats))} nats.`,
+      },
+      ` loss ${nats > 0 ? "+" : ""}${probe.number(nats)}`,
+    );
+  };
+
   async function textList(examples, feature, state) {
     // All at once: a file that is asked for after the page was drawn comes a frame later.
     const [vocabulary, list, ...pairs] = await Promise.all([
@@ -86,6 +99,7 @@
           { class: "where" },
           probe.inputLink(list, example, feature, probe.visible(context.document)),
           ` · ${probe.number(context.start + example.position)}`,
+          probe.lossChange(example.loss),
         ),
       );
     };

@@ -178,6 +178,39 @@
         column("Promoted", "promoted", feature.promoted),
         column("Suppressed", "suppressed", feature.suppressed),
       ),
+      feature.logits && allLogits(feature.logits),
+    );
+  }
+
+  // The same for every token of the vocabulary: whether some stand out.
+  function allLogits({ counts, low, high, std, skew, kurtosis }) {
+    const edge = (i) => probe.number(low + (i / counts.length) * (high - low));
+    return el(
+      "div",
+      { class: "logits" },
+      el("h3", { text: "All logits" }),
+      probe.bars({
+        label: "Histogram of the effects on all logits",
+        counts,
+        low,
+        high,
+        log: true,
+        height: 150,
+        tip: (i) => `about ${probe.number(counts[i], 2)} tokens from ${edge(i)} to ${edge(i + 1)}`,
+      }),
+      el(
+        "p",
+        { class: "quiet" },
+        [
+          ["Deviation", "logit_std", std],
+          ["skew", "logit_skew", skew],
+          ["kurtosis", "logit_kurtosis", kurtosis],
+        ].map(([text, name, value], i) => [
+          i > 0 && " · ",
+          probe.term(text, name),
+          ` ${probe.number(value)}`,
+        ]),
+      ),
     );
   }
 

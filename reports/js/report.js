@@ -148,9 +148,18 @@
       followed: pairs("followed_ids", ["followed_phis", signed]),
       promoted: pairs("promoted_ids", ["promoted_values", same]),
       suppressed: pairs("suppressed_ids", ["suppressed_values", same]),
+      logits: logitsOf(chunk, one, row),
       examples: examplesOf(chunk, at),
     };
   };
+
+  // The effects on all logits; bars are counted in sixths of a doubling.
+  function logitsOf(chunk, one, row) {
+    if (!chunk.shapes.logit_bars[1]) return null;
+    const [low, high] = row("logit_range");
+    const counts = [...row("logit_bars")].map((level) => Math.round(2 ** (level / 6) - 1));
+    return { counts, low, high, std: one("logit_std"), skew: one("logit_skew"), kurtosis: one("logit_kurtosis") };
+  }
 
   function labelScores(one) {
     const share = (name) => (one(`label_${name}`) === 255 ? NaN : one(`label_${name}`) / 200);
@@ -169,17 +178,24 @@
     chunk.starts ||= offsets(c.example_counts);
     chunk.firedStarts ||= offsets(c.fired_counts);
     const found = [];
+    const top = c.max[at] > 0 ? c.max[at] : 1;
+    let halvings = 0;
     for (let i = chunk.starts[at]; i < chunk.starts[at + 1]; i++) {
+      // Values of a kind descend: each is some 1024ths of a halving below the one before.
+      const isFirst = i === chunk.starts[at] || c.example_kind[i] !== c.example_kind[i - 1];
+      halvings = (isFirst ? 0 : halvings) + c.example_steps[i];
+      const value = (c.example_is_negative[i] ? -top : top) * 2 ** (-halvings / 1024);
       const fired = new Map();
       let place = c.example_position[i];
       for (let j = chunk.firedStarts[i]; j < chunk.firedStarts[i + 1]; j++) {
         place += j === chunk.firedStarts[i] ? -c.fired_step[j] : c.fired_step[j];
-        const own = Math.min(1, c.example_value[i] / (c.max[at] || 1));
+        const own = Math.min(1, value / top);
         fired.set(place, place === c.example_position[i] ? own : c.fired_level[j] / 255);
       }
       found.push({
         kind: c.example_kind[i] === 0 ? "top" : "random",
-        value: c.example_value[i],
+        value,
+        loss: c.example_loss[i],
         context: c.example_context[i],
         position: c.example_position[i],
         fired,

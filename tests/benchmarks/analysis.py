@@ -127,7 +127,8 @@ def main() -> None:
     chosen = clock.time("choosing", lambda: choose(tally.strongest(), tally.sample(), codes))
     numbers = np.arange(codes.rows // CONTEXT + 1)
     examples = clock.time(
-        "surroundings", lambda: with_surroundings(chosen, codes, lambda _, pos: pos, numbers)
+        "surroundings",
+        lambda: with_surroundings(chosen, codes, lambda _, pos: pos, numbers, chosen.value),
     )
     table |= {"after": resident(), "quarters MiB": sizes, "quarters seconds": seconds}
     table |= {"examples": len(examples.feature), "modules": len(found.found)}

@@ -50,6 +50,8 @@ BUDGETS: dict[str, dict[int, float]] = {
     "map_heap_mb": {131_072: 160},
 }
 """Largest of each at each size."""
+_BELL = VOCABULARY / 5 / 2.507 * np.exp(-(np.linspace(-4, 4, 40) ** 2) / 2)
+"""Effects on logits that lie in each of 40 bins, of a normal law."""
 GOES_ON = 0.6
 """Chance that a feature fires on the next token too, in the stretches of text where it fires."""
 
@@ -118,7 +120,7 @@ def _columns(rng: np.random.Generator, features: int) -> Features:
     firings = np.maximum(1, (density * 3e6).astype(np.int64))
     shape = rng.gamma(2, 1, (features, 1)) * np.linspace(0.05, 1, 64) * 6
     law = np.exp(-shape) / np.exp(-shape).sum(1, keepdims=True)
-    top = rng.gamma(3, 2, features).astype(np.float32) + 1
+    top = rng.gamma(3, 2, features).astype(np.float32) + np.float32(1)
     shares = np.sort(rng.dirichlet(np.full(24, 0.3), features)[:, :16], axis=1)[:, ::-1]
     near = np.sort(rng.uniform(0.1, 0.9, (features, 8)), axis=1)[:, ::-1].astype(np.float32)
     cluster = rng.integers(0, 60, features, dtype=np.int32)
@@ -143,6 +145,9 @@ def _columns(rng: np.random.Generator, features: int) -> Features:
         cluster=cluster, group=cluster, pca_x=normal(), pca_y=normal(),
         module=(cluster - 20).clip(-1), promoted_ids=ids(10, VOCABULARY), promoted_values=effects,
         suppressed_ids=ids(10, VOCABULARY), suppressed_values=-effects,
+        logit_histogram=rng.poisson(_BELL, (features, len(_BELL))),
+        logit_range=np.stack([-top, top], 1), logit_std=abs(normal()), logit_skew=normal(),
+        logit_kurtosis=abs(normal()) + 3,
     )  # fmt: skip
 
 
@@ -180,8 +185,9 @@ def _examples(rng: np.random.Generator, found: Features) -> Examples:
     values = np.repeat(level, size) * rng.beta(0.5, 2, len(fired)).astype(np.float32)
     offsets = np.concatenate([[0], np.cumsum(size)])
     return Examples(
-        feature, kind, rank.astype(np.int32), context, position, level, offsets, fired, values
-    )
+        feature, kind, rank.astype(np.int32), context, position, level, offsets, fired, values,
+        np.full(number, np.nan, np.float32),
+    )  # fmt: skip
 
 
 def _info(features: int) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class Page:
         """Return the text that a person can read in the first such element."""
         return self.run(f"return document.querySelector({selector!r})?.innerText || ''")
 
+    def count(self, selector: str) -> int:
+        """Return how many such elements there are."""
+        return self.run(f"return document.querySelectorAll({selector!r}).length")
+
     def press(self, keys: str) -> None:
         from selenium.webdriver import ActionChains
 

@@ -239,7 +239,23 @@ def _features(
         promoted_values=effect.astype(np.float32),
         suppressed_ids=promoted[:, ::-1].astype(np.int32),
         suppressed_values=-effect.astype(np.float32),
+        **_logits(rng, count, bool(logits)),
     )
+
+
+def _logits(rng: np.random.Generator, count: int, there: bool) -> dict[str, Any]:
+    """Histograms of 40 bars over ranges of their own; none without an unembedding."""
+    law = 5000 * np.exp(-((np.linspace(-4, 4, 40 * there)) ** 2) / 2)
+    high = rng.uniform(1, 3, count).astype(np.float32)
+    found = (
+        rng.poisson(law, (count, len(law))),
+        np.stack([-high, high], 1),
+        high / 4,
+        high,
+        high + 3,
+    )
+    names = ("histogram", "range", "std", "skew", "kurtosis")
+    return {f"logit_{name}": value for name, value in zip(names, found, strict=True)}
 
 
 def _rest(
@@ -339,6 +355,7 @@ def _examples(rng: np.random.Generator, values: Floats, contexts: int, length: i
         offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         fired_position=places.astype(np.int32),
         fired_value=values[flat, np.repeat(feature.astype(np.int64), sizes)].astype(np.float32),
+        loss=np.where(rank == 0, rng.normal(0, 1, len(rank)), np.nan).astype(np.float32),
     )
 
 

@@ -183,7 +183,7 @@ def test_inputs_that_no_example_shows_are_written_too(text: Analysis) -> None:
     none = np.zeros(0, np.int32)
     without = Examples(
         none, none.astype(np.uint8), none, none, none, np.zeros(0, np.float32),
-        np.zeros(1, np.int64), none, np.zeros(0, np.float32),
+        np.zeros(1, np.int64), none, *np.zeros((2, 0), np.float32),
     )  # fmt: skip
 
     shown = find_shown(replace(text, examples=without))

@@ -48,6 +48,12 @@ def test_every_feature_has_every_field_and_the_analysis_numbers(
         assert feature["frac_nonzero"] == columns.density[i]
         assert feature["freq_hist_data_bar_heights"] == columns.histogram[i].tolist()
         assert feature["pos_str"] == [inputs.piece(int(t)) for t in columns.promoted_ids[i]]
+        heights = feature["logits_hist_data_bar_heights"]
+        assert heights == columns.logit_histogram[i].tolist()
+        middles = feature["logits_hist_data_bar_values"]
+        assert len(middles) == len(heights) == 40
+        low, high = columns.logit_range[i]
+        assert low < middles[0] < middles[-1] < high
         own = examples.of(i)
         shown = feature["activations"]
         tops = int((examples.kind[own] == TOP).sum())

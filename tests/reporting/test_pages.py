@@ -123,6 +123,32 @@ def test_a_feature_page_gives_the_analysis_numbers(
     assert page.painted(".histogram .chart") > 0.03
 
 
+def test_a_feature_page_shows_its_effect_on_all_logits_and_on_the_loss(
+    page: Any, text: Any, text_report: Report
+) -> None:
+    feature, columns, examples = busy_feature(text), text.columns, text.examples
+    page.visit(text_report, f"index.html#/feature/{feature}")
+
+    logits = page.text(".logits")
+    for value in (columns.logit_std[feature], columns.logit_kurtosis[feature]):
+        assert f"{float(f'{value:.3g}'):g}" in logits
+    assert page.painted(".logits .chart") > 0.03
+    assert page.count(".logits .bar") == columns.logit_histogram.shape[1]
+    strongest = examples.loss[examples.of(feature)][0]
+    assert page.count(".example .loss") == 1
+    shown = page.text(".example:first-child .loss").replace("\N{MINUS SIGN}", "-")
+    assert float(shown.strip().removeprefix("loss ")) == pytest.approx(strongest, rel=0.01)
+
+
+def test_without_an_unembedding_no_logits_are_drawn(
+    page: Any, images: Any, image_report: Report
+) -> None:
+    page.visit(image_report, f"index.html#/feature/{busy_feature(images)}")
+
+    assert page.count(".logits") == 0
+    assert page.count(".plate .loss") > 0
+
+
 def test_characters_split_over_tokens_are_shown_whole(
     page: Any, text: Any, text_report: Report
 ) -> None:

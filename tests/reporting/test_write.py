@@ -17,6 +17,7 @@ from probe_sae.analysis.result import Analysis
 from probe_sae.errors import FormatError, OutputExists
 from probe_sae.reporting import Report, write_report
 from probe_sae.reporting.encoding import unpack
+from probe_sae.reporting.features import chunk
 from probe_sae.reporting.inputs import find_shown
 from probe_sae.shipped import shipped
 
@@ -58,18 +59,42 @@ def test_chunks_hold_every_feature_within_the_stated_precision(
     for first in range(0, text.count, 128):
         part = slice(first, first + 128)
 
-        chunk = columns(text_report, f"f/{first // 128:05d}")
+        made = columns(text_report, f"f/{first // 128:05d}")
 
         for name in ("mean", "std", "skew", "kurtosis", "max", "histogram", "decoder_norm"):
-            assert np.array_equal(chunk[name], getattr(features, name)[part], equal_nan=True), name
+            assert np.array_equal(made[name], getattr(features, name)[part], equal_nan=True), name
         quantiles = features.quantiles[part]
-        assert np.allclose(chunk["quantiles"], quantiles, rtol=2**-12, equal_nan=True)
-        assert np.allclose(chunk["token_shares"] / 65535, features.token_shares[part], atol=2**-17)
-        assert np.allclose(chunk["token_lifts"], features.token_lifts[part], rtol=2**-12)
-        assert np.array_equal(chunk["nearest_ids"].astype(int) - 1, features.nearest_ids[part])
-        assert np.array_equal(chunk["cofiring_ids"].astype(int) - 1, features.cofiring_ids[part])
-        cosines = chunk["nearest_cosines"] / 32767
+        assert np.allclose(made["quantiles"], quantiles, rtol=2**-12, equal_nan=True)
+        assert np.allclose(made["token_shares"] / 65535, features.token_shares[part], atol=2**-17)
+        assert np.allclose(made["token_lifts"], features.token_lifts[part], rtol=2**-12)
+        assert np.array_equal(made["nearest_ids"].astype(int) - 1, features.nearest_ids[part])
+        assert np.array_equal(made["cofiring_ids"].astype(int) - 1, features.cofiring_ids[part])
+        assert np.allclose(
+            2.0 ** (made["logit_bars"] / 6), 1 + features.logit_histogram[part], rtol=0.06
+        )
+        assert np.allclose(made["logit_range"], features.logit_range[part], rtol=2**-9)
+        assert np.allclose(made["logit_skew"], features.logit_skew[part], rtol=2**-9)
+        cosines = made["nearest_cosines"] / 32767
         assert np.allclose(cosines, features.nearest_cosines[part], atol=2**-15)
+
+
+def values_of(made: dict[str, Any]) -> list[float]:
+    """Return examples' values as a page computes them."""
+    found: list[float] = []
+    feature = np.repeat(np.arange(len(made["max"])), made["example_counts"])
+    group, halvings = (-1, -1), 0
+    for one, kind, step, is_negative in zip(
+        feature,
+        made["example_kind"],
+        made["example_steps"],
+        made["example_is_negative"],
+        strict=True,
+    ):
+        halvings = int(step) + (halvings if (one, kind) == group else 0)
+        group = one, kind
+        top = made["max"][one] if made["max"][one] > 0 else 1
+        found.append((-top if is_negative else top) * 2 ** (-halvings / 1024))
+    return found
 
 
 def test_chunks_hold_every_example(text: Analysis, text_report: Report) -> None:
@@ -79,15 +104,18 @@ def test_chunks_hold_every_example(text: Analysis, text_report: Report) -> None:
         low, high = np.searchsorted(examples.feature, [first, last])
         entries = slice(int(examples.offsets[low]), int(examples.offsets[high]))
 
-        chunk = columns(text_report, f"f/{first // 128:05d}")
+        made = columns(text_report, f"f/{first // 128:05d}")
 
         counts = np.bincount(examples.feature[low:high] - first, minlength=last - first)
-        assert np.array_equal(chunk["example_counts"], counts)
-        contexts = shown.contexts[chunk["example_context"]]
+        assert np.array_equal(made["example_counts"], counts)
+        contexts = shown.contexts[made["example_context"]]
         assert np.array_equal(contexts, examples.context[low:high])
-        assert np.array_equal(chunk["example_position"], examples.position[low:high])
-        assert np.allclose(chunk["example_value"], examples.value[low:high], rtol=2**-12)
-        runs = np.split(chunk["fired_step"].astype(int), np.cumsum(chunk["fired_counts"])[:-1])
+        assert np.array_equal(made["example_position"], examples.position[low:high])
+        assert np.allclose(values_of(made), examples.value[low:high], rtol=2**-11)
+        assert np.allclose(
+            made["example_loss"], examples.loss[low:high], rtol=2**-8, equal_nan=True
+        )
+        runs = np.split(made["fired_step"].astype(int), np.cumsum(made["fired_counts"])[:-1])
         firsts = examples.position[low:high]
         places = np.concatenate(
             [
@@ -96,9 +124,9 @@ def test_chunks_hold_every_example(text: Analysis, text_report: Report) -> None:
             ]
         )
         assert np.array_equal(places, examples.fired_position[entries])
-        tops = np.repeat(text.columns.max[examples.feature[low:high]], chunk["fired_counts"])
-        levels = chunk["fired_level"] / 255
-        marked = np.repeat(examples.position[low:high], chunk["fired_counts"])
+        tops = np.repeat(text.columns.max[examples.feature[low:high]], made["fired_counts"])
+        levels = made["fired_level"] / 255
+        marked = np.repeat(examples.position[low:high], made["fired_counts"])
         far = np.abs(examples.fired_position[entries] - marked) > 16
         own = examples.fired_position[entries] == marked
         assert (levels[own] == 0).all()
@@ -106,6 +134,23 @@ def test_chunks_hold_every_example(text: Analysis, text_report: Report) -> None:
         error = np.abs(levels - examples.fired_value[entries] / tops)
         assert error[~far & ~own].max() <= 1 / 170 + 1e-6
         assert error[far].max() <= 1 / 30 + 1e-6
+
+
+def test_negative_values_that_do_not_descend_are_kept_too(text: Analysis) -> None:
+    examples = text.examples
+    odd = np.where(np.arange(len(examples.value)) % 3 == 0, -2 * examples.value, examples.value)
+    low = int(np.searchsorted(examples.feature, 128))
+    tops = text.columns.max.copy()
+    tops[3] = 0
+    other = replace(
+        text,
+        examples=replace(examples, value=odd),
+        columns=replace(text.columns, max=tops),
+    )
+
+    made = unpack(chunk(other, find_shown(other), 0))
+
+    assert np.allclose(values_of(made), odd[:low], rtol=2**-11)
 
 
 def test_the_corpus_holds_every_context_shown(text: Analysis, text_report: Report) -> None:

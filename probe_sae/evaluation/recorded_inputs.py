@@ -1,0 +1,105 @@
+"""Recorded inputs once more: held-out contexts in batches, and what the host answers to them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probe_sae.errors import SettingsError
+from probe_sae.host import Host
+from probe_sae.recording import Batch, Recipe, as_recorded, batches
+from probe_sae.store import Store
+
+TEXTS_AT_ONCE = 8
+"""Texts of a batch: the logits of so many are held twice."""
+
+
+def check_recorded(store: Store, host: Host, recipe: Recipe) -> None:
+    """Raise unless a store was recorded from these.
+
+    Raises:
+        SettingsError: it has another host's or another dataset's rows.
+    """
+    recorded = store.provenance
+    if recorded["host"]["digest"] != host.digest:
+        raise SettingsError(
+            f"the store was recorded from {recorded['host']['name']} with other weights than "
+            f"{host.name} has here; its loss would mean nothing."
+        )
+    if recorded["dataset"]["fingerprint"] != recipe.fingerprint:
+        raise SettingsError(
+            f"the store was recorded from dataset {recorded['dataset']['name']}, not from "
+            f"{recipe.name} as it is here."
+        )
+
+
+def held_batches(
+    host: Host, store: Store, recipe: Recipe, held: NDArray[np.bool_], most: int
+) -> Iterator[tuple[int, Batch]]:
+    """Yield how many of some contexts came before, and a few more of them, `most` in all.
+
+    Args:
+        host: the one that was recorded.
+        store: what was recorded.
+        recipe: the dataset that was recorded.
+        held: which contexts, [contexts].
+        most: how many at most.
+    """
+    done = 0
+    for batch in batches(host, recipe, **as_recorded(store.provenance["settings"])):
+        if done >= most or batch.contexts[0].index >= store.contexts:
+            return
+        places = [i for i, c in enumerate(batch.contexts) if c.index < len(held) and held[c.index]]
+        places = places[: most - done]
+        # Images are few numbers each: they stay together. Texts have logits at every token.
+        size = TEXTS_AT_ONCE if batch.keep is not None else max(1, len(places))
+        for start in range(0, len(places), size):
+            some = places[start : start + size]
+            yield done, some_of(batch, some)
+            done += len(some)
+
+
+def some_of(batch: Batch, places: list[int]) -> Batch:
+    """Return some of a batch's contexts, one several times too, without needless padding."""
+    longest = slice(None)
+    if batch.keep is not None:
+        used = batch.inputs["attention_mask"][places].any(0).nonzero()
+        longest = slice(0, int(used.max()) + 1 if len(used) else 0)
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[places][:, longest] if batch.keep is not None else tensor[places]
+
+    return Batch(
+        {name: cut(tensor) for name, tensor in batch.inputs.items()},
+        [batch.contexts[i] for i in places],
+        None if batch.keep is None else batch.keep[places][:, longest],
+        None if batch.positions is None else batch.positions[places][:, longest],
+        batch.labels[places],
+        None if batch.documents is None else batch.documents[places][:, longest],
+    )
+
+
+def answers_of(batch: Batch, output: object) -> Tensor | None:
+    """Return the host's logits at each target, [targets, classes]; None where there are none.
+
+    A target is a recorded token after another position of its context, or an image of a class.
+    """
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        return None
+    if batch.keep is not None:
+        return logits[:, :-1][batch.keep[:, 1:].to(logits.device)]
+    labels = batch.labels
+    if logits.ndim != 2 or bool((labels < 0).any()) or int(labels.max()) >= logits.shape[1]:
+        return None
+    return logits
+
+
+def targets_of(batch: Batch, logits: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
+    """Return the right answer and the context of each target, [targets]."""
+    if batch.keep is None:
+        return batch.labels.to(logits.device), np.arange(len(batch.labels))
+    wanted = batch.keep[:, 1:]
+    ids = batch.inputs["input_ids"][:, 1:]
+    return ids[wanted.to(ids.device)].to(logits.device), wanted.nonzero()[:, 0].numpy()
