@@ -28,7 +28,32 @@ from probe_sae.evaluation import (
 )
 from probe_sae.host import Host, edit
 from probe_sae.progress import progress
-from probe_sae.recording import Batch, Recipe
+from probe_sae.recording import Batch, Recipe, load_dataset
+
+
+class LossMeter:
+    """Measures what firings do to the host's loss, if that is wanted."""
+
+    def __init__(
+        self, source: Source, host: Host | None, dataset: Recipe | None, count: int
+    ) -> None:
+        """Raise before any work if there is no way to it."""
+        if count < 0 or (count and host is None):
+            raise SettingsError(
+                f"loss_examples is {count}; expected 0 or more, and a host where it is not 0."
+            )
+        self._source, self._host, self._count = source, host, count
+        self._recipe = dataset
+        if count and host is not None:
+            name = source.store.provenance["dataset"]["name"]
+            self._recipe = dataset or load_dataset(name)
+            check_recorded(source.store, host, self._recipe)
+
+    def of(self, chosen: Chosen, codes: Codes) -> NDArray[np.float32]:
+        """Return what the loss gains without each of some firings; NaN where that is not known."""
+        if not self._count or self._host is None or self._recipe is None:
+            return np.full(len(chosen.row), np.nan, np.float32)
+        return loss_effects(self._source, codes, self._host, self._recipe, chosen, self._count)
 
 
 def loss_effects(

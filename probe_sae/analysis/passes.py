@@ -20,14 +20,13 @@ from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.counting import Counted, count
 from probe_sae.analysis.encoding import Source, source_of, write_codes
 from probe_sae.analysis.examples import (
-    Chosen,
     choose,
     sampled_firings,
     with_surroundings,
 )
 from probe_sae.analysis.inputs import kept_inputs
 from probe_sae.analysis.labels import BackgroundRows, Labels, SampledFirings, label_features
-from probe_sae.analysis.loss_effects import loss_effects
+from probe_sae.analysis.loss_effects import LossMeter
 from probe_sae.analysis.modules import Modules
 from probe_sae.analysis.neurons import sampled_contexts
 from probe_sae.analysis.pixels import pixels_of
@@ -35,11 +34,11 @@ from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.sampled import SAMPLE_ROWS, SampledRows, sampled_rows
 from probe_sae.analysis.saved import load_analysis, save_analysis
 from probe_sae.errors import SettingsError
-from probe_sae.evaluation import Evaluation, check_recorded, finite
+from probe_sae.evaluation import Evaluation, finite
 from probe_sae.host import Host, host_of, versions
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import say
-from probe_sae.recording import Recipe, load_dataset
+from probe_sae.recording import Recipe
 from probe_sae.sae import SAE
 from probe_sae.store import Store
 
@@ -100,7 +99,7 @@ def analyse(
     neurons = [neurons] if isinstance(neurons, str) else neurons
     looked_at = source.store.find_sites(neurons or ()) or _own_sites(source)
     host = None if host is None else host_of(host, by_name=True)
-    losses = _Losses(source, host, dataset, loss_examples)
+    losses = LossMeter(source, host, dataset, loss_examples)
     given = None if codes is None else _checked(codes, source)
     how: dict[str, Any] = {"keep": "codes/part-*.h5", "marks": ("analysis.json",)}
     with whole_folder(out, force=force, resume=resume, **how) as folder:
@@ -113,36 +112,11 @@ def analyse(
     return analysis
 
 
-class _Losses:
-    """Measures what firings do to the host's loss, if that is wanted."""
-
-    def __init__(
-        self, source: Source, host: Host | None, dataset: Recipe | None, count: int
-    ) -> None:
-        """Raise before any work if there is no way to it."""
-        if count < 0 or (count and host is None):
-            raise SettingsError(
-                f"loss_examples is {count}; expected 0 or more, and a host where it is not 0."
-            )
-        self._source, self._host, self._count = source, host, count
-        self._recipe = dataset
-        if count and host is not None:
-            name = source.store.provenance["dataset"]["name"]
-            self._recipe = dataset or load_dataset(name)
-            check_recorded(source.store, host, self._recipe)
-
-    def of(self, chosen: Chosen, codes: Codes) -> NDArray[np.float32]:
-        """Return what the loss gains without each of some firings; NaN where that is not known."""
-        if not self._count or self._host is None or self._recipe is None:
-            return np.full(len(chosen.row), np.nan, np.float32)
-        return loss_effects(self._source, codes, self._host, self._recipe, chosen, self._count)
-
-
 class _Beside(NamedTuple):
     """What an analysis has beside the codes."""
 
     host: Host | None
-    losses: _Losses
+    losses: LossMeter
     evaluation: Evaluation | None
     neurons: list[str]
     """Sites whose dimensions are correlated with features."""

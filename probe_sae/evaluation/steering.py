@@ -64,21 +64,9 @@ def steer(
         ShapeError: the site's rows are not what the dictionary takes.
     """
     sae, host = as_sae(sae), host_of(host, by_name=True)
-    if mode not in MODES:
-        raise SettingsError(f"mode is {mode!r}; expected {', '.join(MODES)}.")
+    _check(mode, scale, tokens, temperature)
     if not 0 <= feature < sae.features:
         raise SettingsError(f"no feature {feature}; the dictionary has 0 to {sae.features - 1}.")
-    if tokens < 1:
-        raise SettingsError(f"tokens is {tokens}; expected at least 1.")
-    if not 0 <= temperature < math.inf:
-        raise SettingsError(f"temperature is {temperature}; expected a finite number from 0.")
-    if not math.isfinite(scale):
-        raise SettingsError(f"scale is {scale}; expected a finite number.")
-    if mode == "ablate" and scale:
-        raise SettingsError(
-            f"mode ablate takes the feature out, whatever the scale, which is {scale:g}: drop the "
-            "scale, or clamp to it."
-        )
     if host.tokenizer is None or not hasattr(host.model, "generate"):
         raise SettingsError(f"{host.name} writes no text: steering needs a causal language model.")
     where = site or _site(sae)
@@ -97,6 +85,22 @@ def steer(
     with edit(host, where, changes[mode]):
         steered = _written(host, prompt, tokens, temperature, seed)
     return Steered(prompt, original, steered)
+
+
+def _check(mode: str, scale: float, tokens: int, temperature: float) -> None:
+    if mode not in MODES:
+        raise SettingsError(f"mode is {mode!r}; expected {', '.join(MODES)}.")
+    if tokens < 1:
+        raise SettingsError(f"tokens is {tokens}; expected at least 1.")
+    if not 0 <= temperature < math.inf:
+        raise SettingsError(f"temperature is {temperature}; expected a finite number from 0.")
+    if not math.isfinite(scale):
+        raise SettingsError(f"scale is {scale}; expected a finite number.")
+    if mode == "ablate" and scale:
+        raise SettingsError(
+            f"mode ablate takes the feature out, whatever the scale, which is {scale:g}: drop the "
+            "scale, or clamp to it."
+        )
 
 
 def _site(sae: SAE) -> str:

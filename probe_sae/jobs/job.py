@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from probe_sae.errors import FormatError, ProbeSaeError, near
+from probe_sae.errors import FormatError, ProbeSaeError, SettingsError, near
 from probe_sae.recording import CaptureSettings
 from probe_sae.sae import Settings
 from probe_sae.training import TrainSettings, openers_for, split_settings
@@ -49,6 +49,18 @@ class Job:
     """A file of labels to bake into the report."""
     track: tuple[str, ...] = ()
     """Trackers of the training."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail only after hours."""
+        if self.analyse_rows not in ("held_out", "all"):
+            raise SettingsError(
+                f"[analyse] rows is {self.analyse_rows!r}; expected held_out or all."
+            )
+        for name, given in (("seed", self.analyse_seed), ("loss_examples", self.loss_examples)):
+            if type(given) is not int or given < 0:
+                raise SettingsError(
+                    f"[analyse] {name} is {given!r}; expected a whole number from 0 on."
+                )
 
 
 def read_job(path: str | Path) -> Job:

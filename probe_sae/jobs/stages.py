@@ -43,6 +43,10 @@ def run(
     if resume and Path(out).exists():
         say(f"{out} is finished already; nothing to do.")
         return json.loads((Path(out) / "summary.json").read_text("utf-8"))
+    if job.labels is not None:  # an error now, not after hours
+        from probe_sae.reporting.notes import load_labels
+
+        load_labels(job.labels, job.arch.features)
     how: dict[str, Any] = {"keep": "store*" if keep else "", "marks": ("summary.json",)}
     with whole_folder(out, force=force, resume=resume, **how) as folder:
         host, recipe = _host(job), load_dataset(job.data, root=job.root)

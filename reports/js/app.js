@@ -9,7 +9,7 @@
     features: ["features", (route) => probe.list(route)],
     feature: ["features", (route) => probe.featurePage(route)],
     modules: ["modules", (route) => probe.modules(route)],
-    map: ["map", (route) => (probe.mapPage ? probe.mapPage(route) : lost(route))],
+    map: ["map", (route) => (probe.mapPage ? probe.mapPage(route) : toMap())],
     compare: ["compare", (route) => probe.compare(route)],
     module: ["modules", (route) => probe.module(route)],
     inputs: ["inputs", (route) => probe.inputsPage(route)],
@@ -41,11 +41,17 @@
     main.dataset.ready = location.hash || "#/";
   }
 
+  // The map is a page of its own, but for reports in one file.
+  function toMap() {
+    location.replace("map.html");
+    return el("div");
+  }
+
   function lost(route) {
     return el(
       "section",
       { class: "problem" },
-      el("h2", { text: "No such page" }),
+      el("h1", { text: "No such page" }),
       el("p", { text: `This report has no page “${route.path.join("/")}”.` }),
       el("p", {}, el("a", { href: "#/", text: "To the overview" })),
     );

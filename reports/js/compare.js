@@ -249,7 +249,7 @@
       return el(
         "section",
         { class: "problem" },
-        el("h2", { text: "No such page" }),
+        el("h1", { text: "No such page" }),
         el("p", { text: "This report compares nothing. Write it with --compare and another analysis." }),
         el("p", {}, el("a", { href: "#/", text: "To the overview" })),
       );

@@ -169,7 +169,7 @@
     probe.el(
       "section",
       { class: "problem" },
-      probe.el("h2", { text: title }),
+      probe.el("h1", { text: title }),
       probe.el("p", { text }),
       probe.el("p", {}, probe.el("a", { href, text: link })),
     );

@@ -114,7 +114,7 @@
       return el(
         "section",
         { class: "problem" },
-        el("h2", { text: "No such feature" }),
+        el("h1", { text: "No such feature" }),
         el("p", { text: `This dictionary has features 0 to ${probe.report.count - 1}.` }),
         el("p", {}, el("a", { href: "#/features", text: "To the list" })),
       );

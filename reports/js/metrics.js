@@ -31,12 +31,12 @@
       {},
       el("dt", {}, probe.term(nameOfMetric(name), name)),
       el("dd", { text: shownMetric(name, metrics[name]) }),
-      el("p", {
+      el("dd", {
         class: "quiet",
         text: bounds ? `${shownMetric(name, bounds[0])} to ${shownMetric(name, bounds[1])}` : "",
       }),
       beside.length > 0 &&
-        el("p", {
+        el("dd", {
           class: "quiet",
           text: beside
             .map(([baseline, value]) => `${baseline === "pca" ? "PCA" : baseline} ${shownMetric(name, value)}`)

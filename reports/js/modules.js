@@ -185,7 +185,7 @@
       return el(
         "section",
         { class: "problem" },
-        el("h2", { text: "No such module" }),
+        el("h1", { text: "No such module" }),
         el("p", {}, el("a", { href: "#/modules", text: "To the modules" })),
       );
     }

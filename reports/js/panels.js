@@ -72,7 +72,7 @@
     const button = el("button", { class: "plain", type: "button" });
     const draw = () => {
       button.textContent = log ? "log" : "linear";
-      button.setAttribute("aria-label", `Height of the bars: ${log ? "logarithmic" : "linear"}; change`);
+      button.setAttribute("aria-label", `${log ? "log" : "linear"}: height of the bars; change`);
       frame.replaceChildren(
         probe.bars({
           label: "Histogram of the firings by activation",

@@ -155,6 +155,9 @@ def test_a_job_goes_on_where_it_stopped(
         ("train", {"track": 3}, "track is 3; expected names"),
         ("data", {"name": "stdlib", "rows": 0}, "at least 1"),
         ("capture", {"sites": ["x"], "dtype": "int8"}, "no dtype"),
+        ("analyse", {"rows": "most"}, "expected held_out or all"),
+        ("analyse", {"loss_examples": -1}, "a whole number from 0 on"),
+        ("analyse", {"seed": "3"}, "a whole number from 0 on"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused_before_anything_runs(
@@ -162,6 +165,16 @@ def test_a_job_that_cannot_be_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ProbeSaeError, match=message):
         job_from(SMALL | {section: values}, "job.toml")
+
+
+def test_labels_that_cannot_be_read_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text("{")
+    for name in ("labels.json", "none.json"):
+        job = job_from(SMALL | {"report": {"labels": str(tmp_path / name)}}, "job.toml")
+        with pytest.raises(FormatError, match=name):
+            run(job, tmp_path / "out")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.json"]
 
 
 def test_a_job_names_the_trackers_of_its_training(

@@ -22,6 +22,14 @@ def test_the_map_draws_its_points_by_webgl(page: Any, text_report: Report) -> No
     assert page.text(".map-note").startswith("2")
 
 
+def test_the_map_is_found_under_its_name_on_the_other_page_too(
+    page: Any, text_report: Report
+) -> None:
+    page.visit(text_report, "index.html#/map")
+    page.wait("location.pathname.endsWith('/map.html')")
+    page.wait("document.querySelector('#main').dataset.ready === 'plotly'")
+
+
 @pytest.fixture
 def plain(page: Any, text_report: Report) -> Iterator[Any]:
     """The map of `text_report` in a browser without WebGL."""

@@ -96,7 +96,7 @@ def test_show_serves_where_no_browser_opens_and_ends_well(folder: Path) -> None:
         try:
             code = running.wait(20)
         finally:
-            running.kill()  # where SIGINT is ignored, as in a background job
+            running.kill()
 
     assert answer == b"the page"
     assert told["page"].endswith("/report/index.html")
