@@ -69,7 +69,7 @@
           el(
             "tr",
             {},
-            el("th"),
+            el("td"),
             ["A · this one", "B · the other"].map((text) => el("th", { scope: "col", text })),
           ),
         ),

@@ -98,7 +98,6 @@
           class: "heat-label",
           "aria-pressed": "false",
           "data-feature": feature,
-          "aria-label": `Colour by feature ${feature}`,
           tip: () => probe.fullName(feature),
           on: { click: () => on.choose(feature, null) },
         },

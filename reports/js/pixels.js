@@ -170,7 +170,7 @@
     return el(
       "section",
       { class: "panel" },
-      el("h3", { text: "As an image" }),
+      el("h2", { text: "As an image" }),
       el("div", { class: "alone" }, direction(found, id)),
       el("p", { class: "quiet", text: "What an activation of 1 adds to an image (orange) or takes from it (blue)." }),
     );
