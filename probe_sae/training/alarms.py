@@ -1,6 +1,7 @@
 """Say early what is going wrong with a training, and what to do."""
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -75,8 +76,13 @@ def _over(log: list[Line], trainer: TrainSettings, share: float) -> bool:
 
 
 def _mean_is_better(log: list[Line], settings: Settings, trainer: TrainSettings) -> str | None:
-    unexplained = log[-1]["fraction_unexplained"]
-    if not _over(log, trainer, 0.1) or not unexplained > 1:
+    if not _over(log, trainer, 0.1):
+        return None
+    # While the pull towards a sparsity sets in, single batches are worse; a tenth of a run is not.
+    since = log[-1]["step"] - max(1.0, 0.1 * trainer.steps)
+    recent = takewhile(lambda line: line["step"] > since, reversed(log))
+    unexplained = min(line["fraction_unexplained"] for line in recent)
+    if not unexplained > 1:
         return None
     return (
         f"fraction unexplained is {unexplained:.2f}, worse than the mean: is this the right site? "

@@ -11,6 +11,7 @@ from probe_sae.evaluation import evaluate
 from probe_sae.sae import L1, BatchTopK, Gated, JumpReLU, Settings, TopK
 from probe_sae.store import TensorStream, open_store
 from probe_sae.training import TrainSettings, train, warn_of_scale
+from probe_sae.training.alarms import Alarms
 
 from .killed import make_store
 from .test_train import QUICK, world
@@ -67,6 +68,23 @@ def test_a_reconstruction_worse_than_the_mean(capsys: pytest.CaptureFixture[str]
     run = TrainSettings(rows=40_000, batch_size=512, lr=3.0, clip=0.0, warm_up=0.0)
 
     assert "worse than the mean" in said(capsys, TopK(64, 3), trainer=run)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "is_said"), [(0, 8, False), (12, 15, False), (0, 10, True), (30, 41, True)]
+)
+def test_single_batches_that_are_worse_than_the_mean_are_let_pass(
+    capsys: pytest.CaptureFixture[str], since: int, until: int, is_said: bool
+) -> None:
+    run, log = TrainSettings(rows=100 * 512, batch_size=512), list[dict[str, Any]]()
+    alarms = Alarms()
+    for step in range(1, 101):
+        worse = since < step <= until
+        line = {"step": step, "rows": 512 * step, "dead_fraction": 0.0, "l0": 3.0}
+        log.append(line | {"fraction_unexplained": 1.4 if worse else 0.7})
+        alarms.look(log, TopK(64, 3), run)
+
+    assert ("worse than the mean" in capsys.readouterr().err) == is_said
 
 
 def test_rows_as_long_as_attention_sinks(capsys: pytest.CaptureFixture[str]) -> None:
