@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis import choice_loops
+from probe_sae.analysis.arrays import FIFTHS, RANDOM, TOP, Examples
 from probe_sae.analysis.by_feature import ByFeature
 from probe_sae.analysis.codes import Codes
-from probe_sae.analysis.result import FIFTHS, RANDOM, TOP, Examples
 from probe_sae.analysis.tally import Sample, Strongest
 
 RANDOM_EXAMPLES = 40

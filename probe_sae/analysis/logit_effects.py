@@ -1,11 +1,12 @@
 """What a feature's direction does to the host's logits, straight through the unembedding."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from probe_sae.analysis.logit_loops import spread
 
 LOGIT_BINS = 40
 _LOGITS_AT_ONCE = 1 << 25
@@ -42,29 +43,22 @@ def logit_effects(directions: Tensor, unembedding: Tensor | None, count: int = 1
         return _no_logit_effects(len(directions))
     table = unembedding.detach().cpu().float()
     count = min(count, len(table))
-    parts: list[tuple[Tensor, ...]] = []
+    parts: list[tuple[NDArray[Any], ...]] = []
     for part in directions.float().split(max(1, _LOGITS_AT_ONCE // len(table))):
         effect = part @ table.T
         effect -= effect.mean(1, keepdim=True)
         up, down = effect.topk(count, -1), (-effect).topk(count, -1)
-        parts.append((up.indices, up.values, down.indices, -down.values, *_spread(effect)))
-    found = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
-    found[0], found[2] = found[0].astype(np.int32), found[2].astype(np.int32)
-    return LogitEffects(*found)
+        named = (up.indices.int(), up.values, down.indices.int(), -down.values)
+        parts.append((*(each.numpy() for each in named), *_spread(effect.numpy())))
+    return LogitEffects(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _spread(effect: Tensor) -> tuple[Tensor, ...]:
+def _spread(effect: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
     """Return histogram, range and moments of each line of effects whose mean is 0."""
-    low, high = effect.aminmax(dim=1, keepdim=True)
-    width = (high - low).clamp_min(torch.finfo(torch.float32).tiny)
-    bins = ((effect - low) / width * LOGIT_BINS).long().clamp_(0, LOGIT_BINS - 1)
-    histogram = torch.zeros(len(effect), LOGIT_BINS, dtype=torch.int64)
-    histogram.scatter_add_(1, bins, torch.ones(1, 1, dtype=torch.int64).expand_as(bins))
-    exact = effect.double()
-    std = exact.square().mean(1).sqrt()
-    scaled = exact / std[:, None]  # NaN where all effects are the same
-    moments = (std, scaled.pow(3).mean(1), scaled.pow(4).mean(1))
-    return histogram, torch.cat([low, high], 1), *(moment.float() for moment in moments)
+    histogram = np.zeros((len(effect), LOGIT_BINS), np.int64)
+    bounds, moments = np.empty((len(effect), 2), np.float32), np.empty((len(effect), 3), np.float32)
+    spread(effect, histogram, bounds, moments)
+    return histogram, bounds, *moments.T
 
 
 def _no_logit_effects(features: int) -> LogitEffects:

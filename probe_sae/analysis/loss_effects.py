@@ -1,24 +1,29 @@
 """What the host's loss gains when one firing is taken out: each in a run of its own.
 
-Nothing is estimated. A gradient would tell it for all firings at once, but only to first order,
+Nothing is estimated. A gradient would tell it of all firings at once, but only to first order,
 whose mean over firings is near 0 where a host is trained, and which is far off where a row is much
 longer than others.
 """
 
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from probe_sae.analysis.arrays import TOP
 from probe_sae.analysis.codes import Codes
 from probe_sae.analysis.encoding import Source
 from probe_sae.analysis.examples import Chosen
 from probe_sae.analysis.host_runs import Runs
-from probe_sae.analysis.result import TOP
 from probe_sae.errors import SettingsError
-from probe_sae.evaluation import (
+from probe_sae.evaluation.recorded_inputs import (
     TEXTS_AT_ONCE,
     answers_of,
     check_recorded,
@@ -26,9 +31,12 @@ from probe_sae.evaluation import (
     some_of,
     targets_of,
 )
-from probe_sae.host import Host, edit
-from probe_sae.progress import progress
+from probe_sae.host import Host, ReplaceRows, Splice, edit
+from probe_sae.progress import progress, say
 from probe_sae.recording import Batch, Recipe, load_dataset
+
+SAVED_EVERY = 20.0
+"""Seconds of work that a kill costs at most."""
 
 
 class LossMeter:
@@ -37,62 +45,101 @@ class LossMeter:
     def __init__(
         self, source: Source, host: Host | None, dataset: Recipe | None, count: int
     ) -> None:
-        """Raise before any work if there is no way to it."""
+        """Prepare to measure each feature's `count` strongest examples.
+
+        Raises:
+            SettingsError: there is no way to it: no host, or not the one that was recorded.
+        """
         if count < 0 or (count and host is None):
             raise SettingsError(
-                f"loss_examples is {count}; expected 0 or more, and a host where it is not 0."
+                f"loss_examples is {count}; expected 0 or more, and where it is not 0 a host "
+                "(--host) to take the firings out of."
             )
-        self._source, self._host, self._count = source, host, count
-        self._recipe = dataset
+        self._source, self._host, self.count = source, host, count
+        self._recipe: Recipe | None = None
         if count and host is not None:
-            name = source.store.provenance["dataset"]["name"]
-            self._recipe = dataset or load_dataset(name)
+            self._recipe = dataset or load_dataset(source.store.provenance["dataset"]["name"])
             check_recorded(source.store, host, self._recipe)
 
-    def of(self, chosen: Chosen, codes: Codes) -> NDArray[np.float32]:
-        """Return what the loss gains without each of some firings; NaN where that is not known."""
-        if not self._count or self._host is None or self._recipe is None:
+    def of(self, chosen: Chosen, codes: Codes, folder: Path) -> NDArray[np.float32]:
+        """Return what the loss of its input gains without each firing, in nats, [chosen].
+
+        The loss of a text is summed over the tokens that are predicted. NaN where a firing is none
+        of the strongest examples, where nothing is predicted after it, where the host has no loss
+        on its input, and of dictionaries that do not write the one site that they read.
+
+        Args:
+            chosen: the firings.
+            codes: in which they are.
+            folder: where what is measured is kept, to go on after an interruption.
+        """
+        if self._host is None or self._recipe is None:
             return np.full(len(chosen.row), np.nan, np.float32)
-        return loss_effects(self._source, codes, self._host, self._recipe, chosen, self._count)
+        wanted = (chosen.kind == TOP) & (chosen.rank < self.count)
+        measured = _Measured(
+            folder / "part-0.npy", chosen.row * self._source.features + chosen.feature
+        )
+        measured.go_on(wanted)
+        wanted &= np.isnan(measured.effects)
+        ordinal = _ordinals(codes, chosen, self._source.store.contexts)
+        try:
+            for number, first in enumerate(self._source.firsts):
+                sae = self._source.saes[number]
+                if not sae.is_autoencoder or len(sae.widths) > 1:
+                    say("no effects on the loss: a dictionary does not write the site it reads.")
+                    continue
+                own = (chosen.feature >= first) & (chosen.feature < first + sae.features)
+                bench = _Bench(self._source, number, self._host)
+                some = np.flatnonzero(wanted & own)
+                feature = chosen.feature[some] - first
+                given = some, chosen.context[some], ordinal[some], feature
+                bench.measure(self._recipe, _Firings(*given), measured)
+        finally:
+            measured.save()
+        return measured.effects
 
 
-def loss_effects(
-    source: Source, codes: Codes, host: Host, recipe: Recipe, chosen: Chosen, count: int
-) -> NDArray[np.float32]:
-    """Return what the loss of its input gains without each firing, in nats, [chosen].
+class _Measured:
+    """Effects, [chosen], and the file that keeps them."""
 
-    The loss of a text is summed over its tokens. NaN where the firing is none of the `count`
-    strongest examples, or where its dictionary does not write where it reads.
+    def __init__(self, path: Path, keys: NDArray[np.int64]) -> None:
+        self._path, self._keys = path, keys
+        self._saved_at = time.monotonic()
+        self.effects = np.full(len(keys), np.nan, np.float32)
 
-    Args:
-        source: the dictionaries and the store.
-        codes: of these.
-        host: the one that was recorded.
-        recipe: the dataset that was recorded.
-        chosen: the firings.
-        count: how many of each feature's strongest examples; a run of the host for each.
+    def go_on(self, wanted: NDArray[np.bool_]) -> None:
+        """Take what an earlier run has left of wanted effects."""
+        with suppress(OSError, ValueError, EOFError):  # none yet, or half of one
+            table = np.load(self._path, allow_pickle=False)
+            known = dict(zip(*table.astype(np.float64).T.tolist(), strict=True))
+            self.effects[wanted] = [known.get(key, np.nan) for key in self._keys[wanted].tolist()]
 
-    Raises:
-        SettingsError: host or recipe are not those that were recorded, or the host has no loss on
-            these inputs.
-    """
-    check_recorded(source.store, host, recipe)
-    effects = np.full(len(chosen.row), np.nan, np.float32)
-    wanted = (chosen.kind == TOP) & (chosen.rank < count)
-    ordinal = _ordinals(codes, chosen, source.store.contexts)
-    for number, (sae, first) in enumerate(zip(source.saes, source.firsts, strict=True)):
-        if sae.is_autoencoder and len(sae.widths) == 1:
-            own = (chosen.feature >= first) & (chosen.feature < first + sae.features)
-            some = np.flatnonzero(wanted & own)
-            bench = _Bench(source, number, host)
-            effects[some] = bench.effects(
-                recipe,
-                chosen.context[some],
-                ordinal[some],
-                chosen.feature[some] - first,
-                chosen.value[some],
-            )
-    return effects
+    def add(self, places: NDArray[np.int64], effects: NDArray[np.float64]) -> None:
+        """Take in effects, and save them now and then."""
+        self.effects[places] = effects
+        if time.monotonic() - self._saved_at > SAVED_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write what is known."""
+        known = np.isfinite(self.effects)
+        self._path.parent.mkdir(exist_ok=True)
+        beside = self._path.with_name("writing.npy")
+        np.save(beside, np.stack([self._keys[known], self.effects[known]], 1).astype(np.float64))
+        beside.replace(self._path)
+        self._saved_at = time.monotonic()
+
+
+@dataclass(frozen=True)
+class _Firings:
+    """Firings to take out, [firings] each."""
+
+    place: NDArray[np.int64]
+    """Among the chosen."""
+    context: NDArray[np.int64]
+    ordinal: NDArray[np.int64]
+    """Which of its context's rows."""
+    feature: NDArray[np.int64]
 
 
 def _ordinals(codes: Codes, chosen: Chosen, contexts: int) -> NDArray[np.int64]:
@@ -107,57 +154,70 @@ class _Bench:
     """A host, and the site of a dictionary whose firings are taken out."""
 
     def __init__(self, source: Source, number: int, host: Host) -> None:
-        self._store = source.store
+        self._store, self._sae = source.store, source.saes[number]
         (self._site,) = source.sites[number]
         tokens = self._store.provenance["settings"]["tokens"]
         self._runs = Runs(host, host.find_sites([self._site]), self._store.kind, tokens)
         self._host = self._runs.host
-        self._directions = source.saes[number].directions().float().to(host.device)
 
-    def effects(
-        self,
-        recipe: Recipe,
-        context: NDArray[np.int64],
-        ordinal: NDArray[np.int64],
-        feature: NDArray[np.int64],
-        value: NDArray[np.float32],
-    ) -> NDArray[np.float64]:
-        """Return what the loss gains without each of some firings, [firings]."""
-        effects = np.full(len(context), np.nan)
-        width = self._directions.shape[1]
+    def measure(self, recipe: Recipe, firings: _Firings, into: _Measured) -> None:
+        """Measure each of some firings."""
         wanted = np.zeros(self._store.contexts, np.bool_)
-        wanted[context] = True
-        order = np.argsort(context, kind="stable")
-        with progress("effects on the loss", len(context), "firings") as advance:
+        wanted[firings.context] = True
+        order = np.argsort(firings.context, kind="stable")
+        lost = 0
+        with progress("effects on the loss", len(order), "firings") as advance:
             some = held_batches(self._host, self._store, recipe, wanted, int(wanted.sum()))
             for _, batch in some:
-                plain, keep = self._losses(batch, None), self._keep(batch)
-                for places, inputs in _pieces(context[order], batch):
-                    firings = order[places]
-                    step = self._directions.new_zeros(len(firings), keep.shape[1], width)
-                    for i, firing in enumerate(firings):
-                        at = int(keep[inputs[i]].nonzero()[ordinal[firing], 0])
-                        step[i, at] = -float(value[firing]) * self._directions[feature[firing]]
-                    changed = self._losses(some_of(batch, inputs.tolist()), step)
-                    effects[firings] = changed - plain[inputs]
-                    advance(len(firings))
-        return effects
+                plain, keep = self._losses(batch), self._keep(batch)
+                for places, inputs in _pieces(firings.context[order], batch):
+                    if plain is None:
+                        lost += len(places)
+                    else:
+                        few = some_of(batch, inputs.tolist())
+                        given = few, keep[inputs], plain[inputs]
+                        effects = self._effects(*given, firings, order[places])
+                        into.add(firings.place[order[places]], effects)
+                    advance(len(places))
+        if lost:
+            say(f"no effects on the loss of {lost} firings: the host has none on their inputs.")
 
-    def _losses(self, batch: Batch, step: Tensor | None) -> NDArray[np.float64]:
-        """Return each input's loss with something added to the site's rows, [inputs]."""
-        if step is None:
-            output = self._host(batch.inputs)
-        else:
-            added = step  # of as many positions as the longest text of the whole batch has
+    def _effects(
+        self,
+        few: Batch,
+        keep: Tensor,
+        plain: NDArray[np.float64],
+        firings: _Firings,
+        places: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """Return what the loss of each of a few inputs gains without one firing, [inputs]."""
+        marked = torch.zeros_like(keep)
+        is_last = np.zeros(len(places), np.bool_)
+        for i, ordinal in enumerate(firings.ordinal[places].tolist()):
+            rows = keep[i].nonzero()[:, 0]
+            marked[i, rows[ordinal]] = True
+            is_last[i] = few.keep is not None and ordinal + 1 == len(rows)
+        if few.keep is not None:
+            marked = marked[:, : few.keep.shape[1]]
+        silenced = _Silenced(torch.from_numpy(firings.feature[places]))
+        change = Splice(self._sae, silenced, keep_error=True)
+        changed = self._losses(few, ReplaceRows(marked.to(self._host.device), change))
+        if self._host.dtype != torch.float32:  # which rounds by the shape of a batch
+            plain_again = self._losses(few)
+            plain = plain if plain_again is None else plain_again
+        assert changed is not None, "the same inputs gave a loss before"
+        return np.where(is_last, np.nan, changed - plain)
 
-            def add(rows: Tensor) -> Tensor:
-                return rows + added[:, : rows.shape[1]].to(rows)
-
-            with edit(self._host, self._site, add):
-                output = self._host(batch.inputs)
-        answers = answers_of(batch, output)
+    def _losses(
+        self, batch: Batch, change: ReplaceRows | None = None
+    ) -> NDArray[np.float64] | None:
+        """Return each input's loss with rows of the site changed, [inputs]; None without a loss."""
+        with ExitStack() as edits:
+            if change is not None:
+                edits.enter_context(edit(self._host, self._site, change))
+            answers = answers_of(batch, self._host(batch.inputs))
         if answers is None:
-            raise SettingsError(f"{self._host.name} has no loss on these inputs.")
+            return None
         wanted, owner = targets_of(batch, answers)
         each = cross_entropy(answers.float(), wanted, reduction="none").double().cpu().numpy()
         sums: NDArray[np.float64] = np.zeros(len(batch.contexts))
@@ -170,6 +230,17 @@ class _Bench:
             return batch.keep
         self._runs.rows(batch)
         return self._runs.gatherer.image_rows()
+
+
+@dataclass(frozen=True)
+class _Silenced:
+    """Codes, [rows, features], without one firing a row."""
+
+    feature: Tensor
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        codes[torch.arange(len(codes)), self.feature.to(codes.device)] = 0
+        return codes
 
 
 def _pieces(

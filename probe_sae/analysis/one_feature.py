@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.arrays import TOP
 from probe_sae.analysis.contexts import TextInputs, visible
 from probe_sae.analysis.excerpts import excerpts
-from probe_sae.analysis.result import TOP
 from probe_sae.errors import SettingsError
 from probe_sae.shown import Fact, Shown, as_text, field_docstrings, plain
 

@@ -81,7 +81,7 @@ def analyse(
             loss is measured: a run of the host for each.
         seed: of the sample of firings and of the map.
         device: where to encode; a GPU where there is one.
-        resume: continue unfinished work: what is encoded is not encoded again.
+        resume: continue unfinished work: nothing is encoded or measured on the host again.
         force: replace what is in `out`.
 
     Raises:
@@ -101,14 +101,15 @@ def analyse(
     host = None if host is None else host_of(host, by_name=True)
     losses = LossMeter(source, host, dataset, loss_examples)
     given = None if codes is None else _checked(codes, source)
-    how: dict[str, Any] = {"keep": "codes/part-*.h5", "marks": ("analysis.json",)}
+    how: dict[str, Any] = {"keep": "*/part-*", "marks": ("analysis.json",)}
     with whole_folder(out, force=force, resume=resume, **how) as folder:
         encoded = given or _encoded(source, folder / "codes", device)
         counted = _counted(source, encoded, seed)
-        beside = _Beside(host, losses, evaluation, looked_at)
+        beside = _Beside(host, losses, folder / "losses", evaluation, looked_at)
         analysis = _analysis(source, encoded, counted, beside, seed)
         save_analysis(analysis, folder)
-        shutil.rmtree(folder / "codes", ignore_errors=True)
+        for name in ("codes", "losses"):
+            shutil.rmtree(folder / name, ignore_errors=True)
     return analysis
 
 
@@ -117,6 +118,8 @@ class _Beside(NamedTuple):
 
     host: Host | None
     losses: LossMeter
+    kept_losses: Path
+    """Folder for what it has measured, until the analysis is whole."""
     evaluation: Evaluation | None
     neurons: list[str]
     """Sites whose dimensions are correlated with features."""
@@ -182,11 +185,12 @@ def _analysis(
     shown = sample.copy()
     shown[chosen.context] = shown[drawn.context] = True
     inputs, place, numbers = kept_inputs(source.store, shown)
-    losses = beside.losses.of(chosen, codes)
+    losses = beside.losses.of(chosen, codes, beside.kept_losses)
     examples = with_surroundings(chosen, codes, place, numbers, losses)
     made = columns_of(source, codes, counted, beside.host, beside.neurons, seed)
     info = _info(source, codes, counted, beside.evaluation, made.modules)
-    info |= {"seed": seed, "neurons": {"sites": beside.neurons, "rows": made.neuron_rows}}
+    info |= {"seed": seed, "loss_examples": beside.losses.count}
+    info |= {"neurons": {"sites": beside.neurons, "rows": made.neuron_rows}}
     info["structure"] |= made.structure
     single = len(source.saes) == 1
     rows = sampled_rows(codes, sample, place, numbers, seed)

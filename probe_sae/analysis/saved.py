@@ -14,14 +14,15 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
+from probe_sae.analysis.arrays import Examples, Features
+from probe_sae.analysis.checks import check
 from probe_sae.analysis.cofiring import Pairs
 from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.head import read_head
 from probe_sae.analysis.labels import Labels, SampledFirings
 from probe_sae.analysis.pixels import Pixels
-from probe_sae.analysis.result import Analysis, Examples, Features
+from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.sampled import SampledRows
 from probe_sae.errors import FormatError
 from probe_sae.outputs import refuse_partial
@@ -89,7 +90,7 @@ def load_analysis(folder: str | Path) -> Analysis:
     analysis = Analysis(
         info, features, examples, inputs, pairs, rows, drawn, labels, tree, pixels, directions
     )
-    _check(analysis, folder)
+    check(analysis, folder)
     return analysis
 
 
@@ -155,99 +156,3 @@ def _read_inputs(group: Any, kind: str) -> TextInputs | ImageInputs:
         classes=read_json(group, "classes"),
         grid=(int(height), int(width)),
     )
-
-
-def _fit(pixels: Pixels, features: int) -> bool:
-    """Return whether the arrays of drawn pixels are as long as each other."""
-    shown = len(pixels.originals)
-    image = pixels.originals.shape[1:]
-    return (
-        pixels.originals.ndim == 4
-        and pixels.reconstructions.shape == pixels.originals.shape
-        and pixels.labels.shape == (shown,)
-        and pixels.codes.shape == (shown, features)
-        and pixels.directions.shape == (features, *image)
-        and pixels.histogram.ndim == 1
-        and pixels.histogram_top.shape == (1,)
-    )
-
-
-def _are_directions(directions: NDArray[Any], features: int) -> bool:
-    return (
-        directions.ndim == 2
-        and len(directions) == features
-        and directions.dtype == np.float16
-        and bool(np.isfinite(directions).all())
-    )
-
-
-def _wrong_pairs(pairs: Pairs, features: int) -> list[str]:
-    """Name what of the pairs cannot be."""
-    lengths = {len(getattr(pairs, field.name)) for field in fields(Pairs)}
-    ends = np.concatenate([pairs.first, pairs.second])
-    if len(lengths) > 1 or (len(ends) and not 0 <= ends.min() <= ends.max() < features):
-        return ["pairs"]
-    return []
-
-
-def _wrong_rows(rows: SampledRows, features: int, contexts: int) -> list[str]:
-    """Name what of the sampled rows cannot be."""
-    number = len(rows.context)
-    fit = (
-        len(rows.position) == number
-        and len(rows.offsets) == number + 1
-        and bool(np.all(np.diff(rows.offsets) >= 0))
-        and rows.offsets[0] == 0
-        and rows.offsets[-1] == len(rows.feature) == len(rows.value)
-        and len(rows.mapped) == len(rows.pca) == len(rows.umap)
-        and _within(rows.context, contexts)
-        and _within(rows.feature, features)
-        and _within(rows.mapped, number)
-    )
-    return [] if fit else ["rows"]
-
-
-def _within(numbers: NDArray[Any], end: int) -> bool:
-    return not len(numbers) or 0 <= int(numbers.min()) <= int(numbers.max()) < end
-
-
-def _check(analysis: Analysis, folder: Path) -> None:
-    """Raise unless the arrays agree with each other, so that no later index can go astray."""
-    count, examples = analysis.count, analysis.examples
-    wrong = [f.name for f in fields(Features) if len(getattr(analysis.columns, f.name)) != count]
-    inputs = analysis.inputs
-    contexts = len(inputs.offsets) - 1 if isinstance(inputs, TextInputs) else len(inputs.label)
-    number = len(examples.feature)
-    wrong += [
-        n
-        for n in ("kind", "rank", "context", "position", "value", "loss")
-        if len(getattr(examples, n)) != number
-    ]
-    if len(examples.offsets) != number + 1 or np.any(np.diff(examples.offsets) < 0):
-        wrong.append("offsets")
-    elif number and examples.offsets[-1] != len(examples.fired_position):
-        wrong.append("fired_position")
-    if number and not (
-        examples.feature.min() >= 0
-        and examples.feature.max() < count
-        and examples.context.min() >= 0
-        and examples.context.max() < contexts
-    ):
-        wrong.append("feature or context out of range")
-    wrong += [f.name for f in fields(Labels) if len(getattr(analysis.labels, f.name)) != count]
-    words: list[Any] = analysis.labels.label
-    if not all(isinstance(label, str) for label in words):
-        wrong.append("label")
-    drawn = analysis.drawn
-    lengths = {len(getattr(drawn, field.name)) for field in fields(SampledFirings)}
-    if len(lengths) > 1 or not (_within(drawn.feature, count) and _within(drawn.context, contexts)):
-        wrong.append("drawn")
-    wrong += _wrong_pairs(analysis.pairs, count) + _wrong_rows(analysis.rows, count, contexts)
-    if analysis.tree.ndim != 2 or (analysis.tree.size and analysis.tree.shape[1] != 2):
-        wrong.append("tree")
-    if analysis.pixels is not None and not _fit(analysis.pixels, count):
-        wrong.append("pixels")
-    if analysis.directions is not None and not _are_directions(analysis.directions, count):
-        wrong.append("directions")
-    if wrong:
-        raise FormatError(f"{folder}/analysis.h5 contradicts itself: {', '.join(wrong)}.")

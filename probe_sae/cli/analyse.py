@@ -17,6 +17,7 @@ from probe_sae.cli.options import (
     Root,
     Seed,
 )
+from probe_sae.errors import SettingsError
 
 
 def analyse_command(
@@ -62,6 +63,11 @@ def analyse_command(
     from probe_sae.recording import load_dataset
     from probe_sae.store import open_store
 
+    if loss_examples < 0 or (loss_examples and host is None):
+        raise SettingsError(
+            f"--loss-examples is {loss_examples}; expected 0 or more, and where it is not 0 also "
+            "--host, to take the firings out of."
+        )
     dictionary, opened = load_sae(sae), open_store(store)
     loaded = None if host is None else load_host(host)
     recipe = None if dataset is None else load_dataset(dataset, root=root)

@@ -14,21 +14,12 @@ from probe_sae.evaluation.monosemanticity import (
     MonosemanticityMeter,
     monosemanticity,
 )
-from probe_sae.evaluation.recorded_inputs import (
-    TEXTS_AT_ONCE,
-    answers_of,
-    check_recorded,
-    held_batches,
-    some_of,
-    targets_of,
-)
 from probe_sae.evaluation.recovery import Recovery, recovery
 from probe_sae.evaluation.splitting import Splitting, splitting
 from probe_sae.evaluation.stability import Stability, stability
 from probe_sae.evaluation.steering import Steered, steer
 
 __all__ = [
-    "TEXTS_AT_ONCE",
     "Absorption",
     "Comparison",
     "Evaluation",
@@ -40,20 +31,15 @@ __all__ = [
     "Stability",
     "Steered",
     "absorption",
-    "answers_of",
-    "check_recorded",
     "compare",
     "evaluate",
     "finite",
-    "held_batches",
     "held_out",
     "match",
     "monosemanticity",
     "recovery",
     "sites_of",
-    "some_of",
     "splitting",
     "stability",
     "steer",
-    "targets_of",
 ]

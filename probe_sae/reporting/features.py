@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.arrays import TOP, Examples
 from probe_sae.analysis.contexts import TextInputs
-from probe_sae.analysis.result import TOP, Analysis, Examples
+from probe_sae.analysis.result import Analysis
 from probe_sae.reporting.encoding import clean, fraction16, narrow, pack, rounded, signed16
 from probe_sae.reporting.inputs import Shown
 
@@ -214,14 +215,13 @@ def _values(examples: Examples, some: slice, tops: NDArray[Any]) -> dict[str, ND
     """Return what examples are worth: in each group of a kind they descend, so steps are small."""
     feature, kind, value = examples.feature[some], examples.kind[some], examples.value[some]
     top = np.where(tops[feature] > 0, tops[feature], 1).astype(np.float64)
-    halvings = np.rint(HALVING * np.log2(top / np.abs(value))).astype(np.int64)
+    halvings = np.rint(HALVING * np.log2(top / value)).astype(np.int64)
     steps = np.diff(halvings, prepend=0)
     begins = np.diff(feature * 8 + kind, prepend=-1) != 0
     steps[begins] = halvings[begins]
     is_down = steps.min(initial=0) >= 0
     return {
         "example_steps": narrow(steps) if is_down else steps.astype(np.int32),
-        "example_is_negative": (value < 0).astype(np.uint8),
     }
 
 

@@ -1,7 +1,7 @@
 """An analysis as Neuronpedia takes it: `batch-N.json` of 128 features each, as SAEDashboard writes.
 
-What an analysis does not hold stays empty rather than invented: histograms of logit effects, and
-the cosines beside correlations. Correlations of features are phi, those of whether they fire.
+What an analysis does not hold stays empty rather than invented: the cosines beside correlations.
+Correlations of features are phi, those of whether they fire.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_sae.analysis import Analysis, TextInputs
-from probe_sae.analysis.result import FIFTHS, TOP
+from probe_sae.analysis.arrays import FIFTHS, TOP
 from probe_sae.errors import SettingsError
 from probe_sae.outputs import whole_folder
 
@@ -98,7 +98,7 @@ def _logits(analysis: Analysis, feature: int) -> dict[str, Any]:
     middles = low + (np.arange(len(heights)) + 0.5) * (high - low) / max(1, len(heights))
     return {
         "logits_hist_data_bar_heights": _whole(heights),
-        "logits_hist_data_bar_values": _rounded(middles),
+        "logits_hist_data_bar_values": [float(f"{middle:.5g}") for middle in middles],
     }
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from probe_sae.analysis.result import TOP, Analysis
+from probe_sae.analysis.arrays import TOP
+from probe_sae.analysis.result import Analysis
 from probe_sae.reporting.encoding import plain
 
 FORMAT = "probe_sae.report"
@@ -37,6 +38,8 @@ DEFINITIONS = {
     "kurtosis": "Fourth standardised moment of the firings; 3 for a normal law.",
     "l0": "Mean number of features that fire on a row.",
     "lift": "How much commoner a token is among the feature's firings than among all rows.",
+    "loss_change": "What the host's loss of the input, summed over the tokens that it predicts, "
+    "gains when this firing is taken out: above 0 where it helps.",
     "loss.mean_ablated": "The host's loss with the site's activations replaced by their mean.",
     "loss.original": "The host's loss, untouched.",
     "loss.spliced": "The host's loss with the site's activations replaced by reconstructions.",

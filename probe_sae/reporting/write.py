@@ -31,8 +31,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe_sae.analysis.arrays import RANDOM, TOP
 from probe_sae.analysis.contexts import ImageInputs, TextInputs
-from probe_sae.analysis.result import RANDOM, TOP, Analysis
+from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.saved import load_analysis
 from probe_sae.outputs import whole_folder
 from probe_sae.progress import progress

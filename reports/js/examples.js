@@ -55,11 +55,9 @@
     if (Number.isNaN(nats)) return null;
     return el(
       "span",
-      {
-        class: `loss ${nats > 0 ? "rises" : "falls"}`,
-        tip: `Taken out, this firing ${nats > 0 ? "raises" : "lowers"} the host's loss of the whole input by ${probe.number(Math.abs(nats))} nats.`,
-      },
-      ` loss ${nats > 0 ? "+" : ""}${probe.number(nats)}`,
+      { class: `loss ${nats > 0 ? "rises" : nats < 0 ? "falls" : ""}` },
+      probe.term("loss", "loss_change"),
+      ` ${nats > 0 ? "+" : ""}${probe.number(nats)} nats`,
     );
   };
 

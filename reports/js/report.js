@@ -184,7 +184,7 @@
       // Values of a kind descend: each is some 1024ths of a halving below the one before.
       const isFirst = i === chunk.starts[at] || c.example_kind[i] !== c.example_kind[i - 1];
       halvings = (isFirst ? 0 : halvings) + c.example_steps[i];
-      const value = (c.example_is_negative[i] ? -top : top) * 2 ** (-halvings / 1024);
+      const value = top * 2 ** (-halvings / 1024);
       const fired = new Map();
       let place = c.example_position[i];
       for (let j = chunk.firedStarts[i]; j < chunk.firedStarts[i + 1]; j++) {

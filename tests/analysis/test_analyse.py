@@ -21,9 +21,9 @@ from probe_sae.analysis import (
     load_analysis,
     save_analysis,
 )
+from probe_sae.analysis.arrays import FIFTHS, RANDOM, TOP, Features
 from probe_sae.analysis.by_feature import ByFeature
 from probe_sae.analysis.codes import join
-from probe_sae.analysis.result import FIFTHS, RANDOM, TOP, Features
 from probe_sae.analysis.structure import quiet_umap as REAL_UMAP  # noqa: N812
 from probe_sae.analysis.tally import BINS, Tally
 from probe_sae.errors import FormatError, OutputExists, SettingsError, StoreError
@@ -278,6 +278,17 @@ def _far(file: h5py.File) -> None:
     data[0] = 10**6
 
 
+def _with(name: str, make: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """Put another array in the place of one."""
+
+    def change(file: h5py.File) -> None:
+        data = np.asarray(file[name])
+        del file[name]
+        file.create_dataset(name, data=make(data))
+
+    return _change(change)
+
+
 def _newer(folder: Path) -> None:
     path = folder / "analysis.json"
     path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
@@ -293,6 +304,20 @@ def _cut(folder: Path) -> None:
     [
         (_change(_delete), "lacks density"),
         (_change(_far), "out of range"),
+        (_with("features/logit_histogram", lambda a: np.zeros(len(a), int)), "logit_histogram"),
+        (_with("features/logit_histogram", lambda a: np.full((len(a), 3), -1)), "logit_histogram"),
+        (_with("features/histogram", lambda a: a - 10**6), "histogram"),
+        (_with("features/histogram", lambda a: a + 0.5), "histogram"),
+        (_with("features/logit_range", lambda a: np.c_[a, a]), "logit_range"),
+        (_with("features/logit_std", lambda a: a[:, None]), "logit_std"),
+        (_with("features/promoted_values", lambda a: np.ones((len(a), 1))), "promoted_values"),
+        (_with("features/quantiles", lambda a: a[:, :4]), "quantiles"),
+        (_with("features/module", lambda a: a * 0.5), "module"),
+        (_with("examples/loss", lambda a: a[:, None]), "loss"),
+        (_with("examples/loss", lambda a: np.full_like(a, np.inf)), "loss"),
+        (_with("examples/loss", lambda a: a[0]), "loss"),
+        (_with("examples/value", lambda a: a * 0), "value"),
+        (_with("examples/value", lambda a: a * np.nan), "value"),
         (_newer, "version 3"),
         (_cut, "not a readable HDF5 file"),
     ],

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from probe_sae.analysis import Codes, analyse, encode, encoding, open_codes
+from probe_sae.analysis.arrays import Features
 from probe_sae.analysis.codes import Block, join, part_name
-from probe_sae.analysis.result import Features
 from probe_sae.errors import FormatError, OutputExists, SettingsError
 from probe_sae.sae import SAE, SignedTopK, make_sae
 from probe_sae.store import Store

@@ -27,10 +27,11 @@ from typing import Any
 import numpy as np
 from browsing import cpu_ms, heap_mb, painted, start_browser
 
+from probe_sae.analysis.arrays import RANDOM, TOP, Examples, Features
 from probe_sae.analysis.cofiring import Pairs
 from probe_sae.analysis.contexts import TextInputs
 from probe_sae.analysis.labels import Labels, SampledFirings
-from probe_sae.analysis.result import RANDOM, TOP, Analysis, Examples, Features
+from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.sampled import SampledRows
 from probe_sae.reporting import write_report
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.analysis.arrays import RANDOM, TOP, Examples, Features
 from probe_sae.analysis.cofiring import Pairs
 from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.labels import Labels, SampledFirings
 from probe_sae.analysis.pixels import Pixels
-from probe_sae.analysis.result import RANDOM, TOP, Analysis, Examples, Features
+from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.sampled import SampledRows
 
 HOSTILE = [

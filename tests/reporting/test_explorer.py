@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from probe_sae.analysis.result import Analysis, Examples
+from probe_sae.analysis.arrays import Examples
+from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.sampled import SampledRows
 from probe_sae.reporting import Report
 from probe_sae.reporting.encoding import unpack

@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from probe_sae.analysis.arrays import TOP
 from probe_sae.analysis.contexts import TextInputs
-from probe_sae.analysis.result import TOP, Analysis
+from probe_sae.analysis.result import Analysis
 from probe_sae.errors import SettingsError
 
 

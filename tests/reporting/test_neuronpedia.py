@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from probe_sae.analysis import Analysis, TextInputs
-from probe_sae.analysis.result import TOP
+from probe_sae.analysis.arrays import TOP
 from probe_sae.errors import SettingsError
 from probe_sae.reporting import neuronpedia, write_neuronpedia
 

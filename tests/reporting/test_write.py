@@ -83,17 +83,11 @@ def values_of(made: dict[str, Any]) -> list[float]:
     found: list[float] = []
     feature = np.repeat(np.arange(len(made["max"])), made["example_counts"])
     group, halvings = (-1, -1), 0
-    for one, kind, step, is_negative in zip(
-        feature,
-        made["example_kind"],
-        made["example_steps"],
-        made["example_is_negative"],
-        strict=True,
-    ):
+    for one, kind, step in zip(feature, made["example_kind"], made["example_steps"], strict=True):
         halvings = int(step) + (halvings if (one, kind) == group else 0)
         group = one, kind
         top = made["max"][one] if made["max"][one] > 0 else 1
-        found.append((-top if is_negative else top) * 2 ** (-halvings / 1024))
+        found.append(top * 2 ** (-halvings / 1024))
     return found
 
 
@@ -136,17 +130,13 @@ def test_chunks_hold_every_example(text: Analysis, text_report: Report) -> None:
         assert error[far].max() <= 1 / 30 + 1e-6
 
 
-def test_negative_values_that_do_not_descend_are_kept_too(text: Analysis) -> None:
-    examples = text.examples
-    odd = np.where(np.arange(len(examples.value)) % 3 == 0, -2 * examples.value, examples.value)
+def test_values_that_do_not_descend_are_kept_too(text: Analysis) -> None:
+    examples, tops = text.examples, text.columns.max.copy()
+    odd = np.where(np.arange(len(examples.value)) % 3 == 0, 2 * examples.value, examples.value)
     low = int(np.searchsorted(examples.feature, 128))
-    tops = text.columns.max.copy()
     tops[3] = 0
-    other = replace(
-        text,
-        examples=replace(examples, value=odd),
-        columns=replace(text.columns, max=tops),
-    )
+    columns = replace(text.columns, max=tops)
+    other = replace(text, examples=replace(examples, value=odd), columns=columns)
 
     made = unpack(chunk(other, find_shown(other), 0))
 
