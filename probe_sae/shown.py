@@ -22,6 +22,8 @@ _LONGEST = 100
 _FEW = 5
 """Entries of a list that are shown one by one."""
 _MAIN_METRICS = ("fraction_unexplained", "l0", "dead_fraction", "loss_recovered")
+_LINES = 12
+"""Lines of a table that are shown."""
 _LARGE = 1 << 22
 """Entries of an array from which on its range is not looked for."""
 
@@ -55,6 +57,39 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return table_html(self._facts(), self._title())
+
+
+class Tabled(Shown):
+    """What shows itself as a table of its own: the first lines, below what is a single value.
+
+    `table` gives a pandas DataFrame.
+    """
+
+    def table(self) -> Any:
+        """Return one line a thing as a pandas DataFrame."""
+        raise NotImplementedError
+
+    def _facts(self) -> Iterable[Fact]:
+        single = (str, int, float, np.generic)
+        return [fact for fact in super()._facts() if isinstance(fact.value, single)]
+
+    def __repr__(self) -> str:
+        table = self.table()
+        lines = (
+            table.head(_LINES)
+            .map(_printable)
+            .to_string(max_colwidth=40, float_format="{:.4g}".format)
+        )
+        more = f"\n  … {len(table) - _LINES:,} lines more" if len(table) > _LINES else ""
+        return f"{super().__repr__()}\n{textwrap.indent(lines, '  ')}{more}"
+
+    def _repr_html_(self) -> str:
+        lines = self.table().head(_LINES).map(_printable).to_html(float_format="{:.4g}".format)
+        return f"{super()._repr_html_()}{lines}"
+
+
+def _printable(cell: Any) -> Any:
+    return plain(cell) if isinstance(cell, str) else cell
 
 
 def table_html(facts: Iterable[Fact], title: str = "") -> str:

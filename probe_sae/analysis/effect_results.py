@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from probe_sae.analysis.contexts import visible
 from probe_sae.analysis.output_changes import Changes
 from probe_sae.host import Host
-from probe_sae.shown import Shown
+from probe_sae.shown import Shown, Tabled
 
 
 class Shifted(NamedTuple):
@@ -43,7 +43,7 @@ class HostEffect(Shown):
 
 
 @dataclass(frozen=True, repr=False)
-class Effects(Shown):
+class Effects(Tabled):
     """What edits of features did to the output; each beside its control."""
 
     mode: str

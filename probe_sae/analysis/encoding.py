@@ -25,6 +25,7 @@ from probe_sae.analysis.codes import (
 from probe_sae.devices import device_for
 from probe_sae.errors import SettingsError, StoreError
 from probe_sae.evaluation import held_out, sites_of
+from probe_sae.evaluation.held_rows import compare_hosts
 from probe_sae.interop import as_sae
 from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import progress, say
@@ -95,7 +96,8 @@ def source_of(
     """
     if rows not in ("held_out", "all"):
         raise SettingsError(f"rows is {rows!r}; expected held_out or all.")
-    given = [saes] if isinstance(saes, SAE | str | Path) else list(saes)
+    many: Any = saes
+    given = list(many) if isinstance(many, list | tuple) else [many]
     loaded = tuple(as_sae(sae) for sae in given)
     opened = as_store(store)
     if not loaded:
@@ -113,6 +115,8 @@ def source_of(
             say("no context was held out of every training; all rows are looked at instead.")
             chosen[:] = True
     sites = tuple(tuple(sites_of(sae, opened)) for sae in loaded)
+    for sae in loaded:
+        compare_hosts(sae, opened)
     if len(set(sites)) < len(sites):
         raise SettingsError(
             f"{', '.join(' + '.join(some) for some in sites)}: two of the dictionaries are of the "

@@ -16,7 +16,7 @@ from probe_sae.analysis.permutations import (
 )
 from probe_sae.analysis.shapes import Shape, shape_of
 from probe_sae.errors import SettingsError, ShapeError
-from probe_sae.shown import Shown
+from probe_sae.shown import Tabled
 
 RESPONDS = 0.05
 """False discovery rate at which a feature counts as one that responds."""
@@ -24,7 +24,7 @@ _FEATURES_AT_ONCE = 256
 
 
 @dataclass(frozen=True, repr=False)
-class FactorEffects(Shown):
+class FactorEffects(Tabled):
     """What a factor does to features; only those that fire on two inputs or more are tested.
 
     Values of each feature have the mean of their group (template, image) taken from them, so that

@@ -28,12 +28,13 @@ from probe_sae.evaluation.recorded_inputs import (
     answers_of,
     check_recorded,
     held_batches,
+    recorded_recipe,
     some_of,
     targets_of,
 )
 from probe_sae.host import Host, ReplaceRows, Splice, edit
 from probe_sae.progress import progress, say
-from probe_sae.recording import Batch, Recipe, load_dataset
+from probe_sae.recording import Batch, Recipe
 
 SAVED_EVERY = 20.0
 """Seconds of work that a kill costs at most."""
@@ -43,7 +44,11 @@ class LossMeter:
     """Measures what firings do to the host's loss, if that is wanted."""
 
     def __init__(
-        self, source: Source, host: Host | None, dataset: Recipe | None, count: int
+        self,
+        source: Source,
+        host: Host | None,
+        dataset: Recipe | str | Path | None,
+        count: int,
     ) -> None:
         """Prepare to measure each feature's `count` strongest examples.
 
@@ -58,7 +63,7 @@ class LossMeter:
         self._source, self._host, self.count = source, host, count
         self._recipe: Recipe | None = None
         if count and host is not None:
-            self._recipe = dataset or load_dataset(source.store.provenance["dataset"]["name"])
+            self._recipe = recorded_recipe(source.store, dataset)
             check_recorded(source.store, host, self._recipe)
 
     def of(self, chosen: Chosen, codes: Codes, folder: Path) -> NDArray[np.float32]:

@@ -49,7 +49,7 @@ def analyse(
     out: str | Path,
     *,
     host: Host | Any = None,
-    dataset: Recipe | None = None,
+    dataset: Recipe | str | Path | None = None,
     evaluation: Evaluation | None = None,
     codes: Codes | str | Path | None = None,
     neurons: Sequence[str] | None = None,
@@ -70,8 +70,8 @@ def analyse(
         store: the store, or its folder.
         out: folder for the analysis.
         host: with it, or what `load_host` takes, each feature's effect on the logits is computed.
-        dataset: the recipe that the store was recorded from, for `loss_examples`; found by its
-            name, by default.
+        dataset: what the store was recorded from, as `capture` takes it, for `loss_examples`; by
+            default the recipe of that name, if it comes with the package.
         evaluation: metrics to keep beside.
         codes: what `encode` made of the same; made on the way and dropped, by default.
         neurons: sites of the store whose dimensions are correlated with features; those that were

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis.probe_fits import METRICS
 from probe_sae.errors import SettingsError
-from probe_sae.shown import Shown
+from probe_sae.shown import Tabled
 
 _CONFIDENCE = 0.95
 
@@ -34,7 +34,7 @@ class Chosen(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Probes(Shown):
+class Probes(Tabled):
     """What `probe` found; `table()` and `features()` show it."""
 
     classes: tuple[str, ...]

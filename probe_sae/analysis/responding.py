@@ -16,14 +16,14 @@ from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import Batch
 from probe_sae.sae import SAE
-from probe_sae.shown import Shown
+from probe_sae.shown import Tabled
 from probe_sae.store import RecordedRows
 
 PLACES = ("last", "max", "mean", "factor")
 
 
 @dataclass(frozen=True, repr=False)
-class Responses(Shown):
+class Responses(Tabled):
     """Activations on inputs that vary in one factor."""
 
     values: Any
@@ -70,7 +70,7 @@ class Responses(Shown):
 
 
 @dataclass(frozen=True, repr=False)
-class Contrast(Shown):
+class Contrast(Tabled):
     """Mean activations on two sets of inputs."""
 
     a: NDArray[np.float64]

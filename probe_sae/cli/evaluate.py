@@ -40,8 +40,8 @@ def evaluate_command(
     from probe_sae.recording import load_dataset
     from probe_sae.store import open_store
 
-    if (host is None) != (dataset is None):
-        raise SettingsError("--host and --dataset go together: a loss needs both.")
+    if host is None and dataset is not None:
+        raise SettingsError("--dataset is given without --host: a loss needs the host as well.")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     if out is not None and out.exists():

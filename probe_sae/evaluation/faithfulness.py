@@ -25,14 +25,15 @@ from probe_sae.evaluation.baselines import (
 )
 from probe_sae.evaluation.definitions import defined
 from probe_sae.evaluation.formulas import Figures, densities, figures
-from probe_sae.evaluation.held_rows import held_out, mean_of, rows_of, sites_of
+from probe_sae.evaluation.held_rows import compare_hosts, held_out, mean_of, rows_of, sites_of
 from probe_sae.evaluation.host_loss import LOSS_CONTEXTS, HostSums, host_figures, host_sums
 from probe_sae.evaluation.intervals import Interval, intervals_of, resamples_of, row_intervals
+from probe_sae.evaluation.recorded_inputs import recorded_recipe
 from probe_sae.evaluation.row_sums import RowSums, blocks_of, fitting_blocks
 from probe_sae.host import Host, host_of
 from probe_sae.interop import as_sae
 from probe_sae.progress import say
-from probe_sae.recording import Recipe, load_dataset
+from probe_sae.recording import Recipe
 from probe_sae.sae import SAE
 from probe_sae.shown import Fact, Shown, as_text, flat
 from probe_sae.store import Store, as_store, stream_of
@@ -81,7 +82,7 @@ def evaluate(
     sae: SAE | str | Path,
     store: Store | str | Path,
     host: Host | Any = None,
-    dataset: Recipe | None = None,
+    dataset: Recipe | str | Path | None = None,
     *,
     baselines: bool = True,
     beside: Mapping[str, SAE] | None = None,
@@ -95,7 +96,8 @@ def evaluate(
         sae: the dictionary, or its folder.
         store: the store, or its folder.
         host: with it, or what `load_host` takes, the host's loss is measured too.
-        dataset: the recipe that the store was recorded from; found by its name, by default.
+        dataset: what the store was recorded from, as `capture` takes it; by default the recipe of
+            that name, if it comes with the package.
         baselines: measure these as well: the mean, principal components, an untrained dictionary,
             random directions.
         beside: other dictionaries of the same rows to measure like a baseline, by name.
@@ -111,6 +113,7 @@ def evaluate(
     sae, opened = as_sae(sae), as_store(store)
     host = None if host is None else host_of(host, by_name=True)
     sites = sites_of(sae, opened)
+    compare_hosts(sae, opened)
     held = held_out(sae, opened)
     ground = _Ground(opened, sites, held, mean_of(opened, sites), seed)
     warn_of_scale(sae, stream_of(opened, sites, 0, held).sample(SAMPLE_ROWS))
@@ -231,7 +234,7 @@ def _in_host(
     sae: SAE,
     ground: _Ground,
     host: Host | None,
-    dataset: Recipe | None,
+    dataset: Recipe | str | Path | None,
     others: Mapping[str, Baseline],
     contexts: int,
 ) -> HostSums | None:
@@ -240,7 +243,7 @@ def _in_host(
     if len(ground.sites) > 1:
         say("the host's loss is measured for dictionaries of one site; this one has several.")
         return None
-    recipe = dataset or load_dataset(ground.store.provenance["dataset"]["name"])
+    recipe = recorded_recipe(ground.store, dataset)
     changes = {name: other for name, other in others.items() if other.runs_in_host}
     return host_sums(
         Baseline(sae),

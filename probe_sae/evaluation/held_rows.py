@@ -35,6 +35,18 @@ def sites_of(sae: SAE, store: Store) -> list[str]:
     return [site.name for site in sites]
 
 
+def compare_hosts(sae: SAE, store: Store) -> None:
+    """Say it where a store was recorded from another host than the rows of a training were."""
+    one, other = sae.provenance.get("host") or {}, store.provenance.get("host") or {}
+    digests = one.get("digest"), other.get("digest")
+    if None not in digests and digests[0] != digests[1]:
+        same = one.get("name") == other.get("name")
+        say(
+            f"warning: the dictionary was trained on {one.get('name')}, the store was recorded "
+            f"from {'other weights of it' if same else other.get('name')}."
+        )
+
+
 def _names_of(sae: SAE, store: Store) -> list[str | None]:
     """Return the names of sites as a store has them; None for its only one."""
     names = sae.named_sites

@@ -1,6 +1,7 @@
 """Recorded inputs once more: held-out contexts in batches, and what the host answers to them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +9,33 @@ from torch import Tensor
 
 from probe_sae.errors import SettingsError
 from probe_sae.host import Host
-from probe_sae.recording import Batch, Recipe, as_recorded, batches
+from probe_sae.recording import Batch, Recipe, as_recorded, batches, load_dataset
+from probe_sae.recording.recipe import as_recipe, recipe_names
 from probe_sae.store import Store
 
 TEXTS_AT_ONCE = 8
 """Texts of a batch: the logits of so many are held twice."""
+
+
+def recorded_recipe(store: Store, dataset: Recipe | str | Path | None) -> Recipe:
+    """Return a recipe, or the one of a name or path; by default the one a store was recorded from.
+
+    That is found by its name only among the recipes that come with the package: a store of somebody
+    else's names no path to read here.
+
+    Raises:
+        DatasetError: there is no such dataset.
+        SettingsError: by default, and the store's dataset is none of the package's.
+    """
+    if dataset is not None:
+        return as_recipe(dataset)
+    name = str(store.provenance["dataset"]["name"])
+    if name not in recipe_names():
+        raise SettingsError(
+            f"the store was recorded from dataset {name}, which does not come with the package: "
+            "give it once more (dataset=..., --dataset ...)."
+        )
+    return load_dataset(name)
 
 
 def check_recorded(store: Store, host: Host, recipe: Recipe) -> None:
@@ -29,8 +52,8 @@ def check_recorded(store: Store, host: Host, recipe: Recipe) -> None:
         )
     if recorded["dataset"]["fingerprint"] != recipe.fingerprint:
         raise SettingsError(
-            f"the store was recorded from dataset {recorded['dataset']['name']}, not from "
-            f"{recipe.name} as it is here."
+            f"the store was recorded from another dataset {recorded['dataset']['name']} than "
+            f"{recipe.name} is here; give that one (dataset=..., --dataset ...)."
         )
 
 

@@ -59,8 +59,9 @@ def load_host(
         revision: of a Hugging Face id.
         attention: transformers' `attn_implementation`; `eager` gives attention patterns.
         device_map: spread the model over devices, as transformers does it (needs accelerate).
-        tokenizer: for text, where the model comes without one.
-        processor: for images, where the model comes without one.
+        tokenizer: for text, where the model comes without one: one of transformers'.
+        processor: for images, where the model comes without one: one of transformers'. Without any,
+            a model of your own gets images as float32 [batch, channels, height, width], 0 to 1.
 
     Raises:
         HostNotFound: there is no such host, or it cannot be loaded; code from a repository is
@@ -187,10 +188,13 @@ def _preprocessing(
     kind: Any, where: str, name: str, options: dict[str, Any], kinds: tuple[str, ...]
 ) -> Any:
     """Return a tokenizer or image processor; None where a host of several kinds lacks one."""
+    what = "tokenizer" if "Tokenizer" in kind.__name__ else "image processor"
     try:
-        return kind.from_pretrained(where, **options)
+        made = kind.from_pretrained(where, **options)
+        if what == "tokenizer" and not len(made):  # made of nothing, where its files are missing
+            raise ValueError("the folder holds no tokens.")
+        return made
     except _UNREADABLE as problem:
-        what = "tokenizer" if "Tokenizer" in kind.__name__ else "image processor"
         message = f"{name} has a model but no readable {what}: {_first_line(problem)}"
         if len(kinds) == 1:
             raise HostNotFound(

@@ -50,7 +50,9 @@ def format_of(source: Source) -> str:
     """
     for weights in ("sae_weights.safetensors", "sae.safetensors"):
         if source.has(weights) and not (source.has("cfg.json") or source.has("config.json")):
-            raise FormatError(f"{source.folder} has {weights}, but cfg.json is missing beside it.")
+            raise FormatError(
+                f"{source.folder} has {weights}, but config.json or cfg.json is missing beside it."
+            )
     for name, kind in FORMATS.items():
         if kind.is_it(source):
             return name

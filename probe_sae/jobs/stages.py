@@ -4,8 +4,9 @@ import json
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -41,18 +42,54 @@ def run(
         ProbeSaeError: the input is at fault; the message says what to do.
     """
     if resume and Path(out).exists():
+        done = json.loads((Path(out) / "summary.json").read_text("utf-8"))
+        _check_same(job, done.get("job"), Path(out))
         say(f"{out} is finished already; nothing to do.")
-        return json.loads((Path(out) / "summary.json").read_text("utf-8"))
+        return done
     if job.labels is not None:  # an error now, not after hours
         from probe_sae.reporting.notes import load_labels
 
         load_labels(job.labels, job.arch.features)
     how: dict[str, Any] = {"keep": "store*" if keep else "", "marks": ("summary.json",)}
     with whole_folder(out, force=force, resume=resume, **how) as folder:
+        begun = folder / "job.json"
+        if begun.exists():
+            _check_same(job, json.loads(begun.read_text("utf-8")), folder)
+        write_whole(begun, json.dumps(_record(job)))
         host, recipe = _host(job), load_dataset(job.data, root=job.root)
         unseen = load_dataset(job.evaluate_on, root=job.root) if job.evaluate_on else None
         host.find_sites(job.sites)
         return _stages(job, host, recipe, unseen, folder, resume)
+
+
+def _record(job: Job) -> dict[str, Any]:
+    """Return a job as JSON has it, one level deep."""
+    plain = json.loads(json.dumps(asdict(job), default=str))
+    flat: dict[str, Any] = {"train.arch": job.arch.arch}
+    sections = {"arch": "train", "trainer": "train", "capture": "capture"}
+    for name, value in plain.items():
+        if name in sections:
+            flat |= {f"{sections[name]}.{key}": each for key, each in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _check_same(job: Job, begun: dict[str, Any] | None, where: Path) -> None:
+    """Refuse to go on with another job.
+
+    Raises:
+        SettingsError: what lies there was begun by another job.
+    """
+    now = _record(job)
+    differ = [name for name in now if begun is not None and begun.get(name) != now[name]]
+    if begun is not None and differ:
+        listed = [f"{name} {begun.get(name)!r} there, {now[name]!r} here" for name in differ[:3]]
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise SettingsError(
+            f"{where} was begun by another job ({'; '.join(listed)}{more}). Give that job, choose "
+            "another folder, or drop what is there with --force."
+        )
 
 
 def _host(job: Job) -> Host:
@@ -66,7 +103,8 @@ def _stages(
     job: Job, host: Host, recipe: Recipe, unseen: Recipe | None, folder: Path, resume: bool
 ) -> dict[str, Any]:
     clock = _Clock(folder / "seconds.json")
-    store = _store(job, host, recipe, folder / "store", resume, clock)
+    stages = _Stage(job, host, folder, resume, clock)
+    store = stages.store(recipe, "store", "capture")
     if not (folder / "sae").exists():
         with clock.time("train"):
             where = folder / "sae"
@@ -75,7 +113,7 @@ def _stages(
     sae = load_sae(folder / "sae")
     seen = store
     if unseen is not None:
-        store, recipe = _store(job, host, unseen, folder / "store-unseen", resume, clock), unseen
+        store, recipe = stages.store(unseen, "store-unseen", "capture_unseen"), unseen
     with clock.time("evaluate"):
         evaluation = evaluate(sae, store, host=host, dataset=recipe)
     if not (folder / "analysis").exists():
@@ -90,6 +128,7 @@ def _stages(
                 rows=job.analyse_rows,
                 loss_examples=job.loss_examples,
                 seed=job.analyse_seed,
+                resume=resume,
             )
     if not (folder / "report").exists():
         from probe_sae.reporting import write_report
@@ -115,18 +154,29 @@ def _stages(
             "metrics": evaluation.record(),
         }
     )
+    summary["job"] = _record(job)
+    (folder / "job.json").unlink(missing_ok=True)
     clock.forget()
     write_whole(folder / "summary.json", json.dumps(summary, indent=1, sort_keys=True))
     return summary
 
 
-def _store(
-    job: Job, host: Host, recipe: Recipe, where: Path, resume: bool, clock: "_Clock"
-) -> Store:
-    if where.exists():
-        return open_store(where)
-    with clock.time("capture" if recipe.name == job.data else "capture_unseen"):
-        return capture(host, recipe, job.sites, where, job.capture, resume=resume)
+class _Stage(NamedTuple):
+    """What every recording of a job has in common."""
+
+    job: Job
+    host: Host
+    folder: Path
+    resume: bool
+    clock: "_Clock"
+
+    def store(self, recipe: Recipe, name: str, stage: str) -> Store:
+        """Return the store of a dataset, recorded unless it is there already."""
+        where, job = self.folder / name, self.job
+        if where.exists():
+            return open_store(where)
+        with self.clock.time(stage):
+            return capture(self.host, recipe, job.sites, where, job.capture, resume=self.resume)
 
 
 class _Clock:

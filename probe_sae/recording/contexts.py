@@ -40,6 +40,10 @@ class Frame:
     """Ids of all special tokens."""
 
 
+_OF_TOKENIZERS = ("__call__", "all_special_ids", "bos_token_id", "pad_token_id", "decode")
+"""What is asked of a tokenizer."""
+
+
 def text_contexts(
     host: Host, recipe: Recipe, *, max_length: int, stride: int | None, pack: bool
 ) -> Iterator[TextContext]:
@@ -83,7 +87,17 @@ def _longest(host: Host, max_length: int) -> int:
 
 
 def frame_of(tokenizer: Any) -> Frame:
-    """Return what the tokenizer puts around a text; BOS where it puts nothing but has one."""
+    """Return what the tokenizer puts around a text; BOS where it puts nothing but has one.
+
+    Raises:
+        SettingsError: it is none like transformers'.
+    """
+    lacks = [name for name in _OF_TOKENIZERS if not hasattr(tokenizer, name)]
+    if lacks:
+        raise SettingsError(
+            f"the host's tokenizer, a {type(tokenizer).__name__}, has no {lacks[0]}; expected one "
+            "of transformers', as AutoTokenizer and PreTrainedTokenizerFast give."
+        )
     plain = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
     framed = tokenizer("a", add_special_tokens=True, verbose=False)["input_ids"]
     before: list[int] = []

@@ -154,6 +154,11 @@ def _record(
             advance(rows.count)
     if writer is None:
         raise DatasetError(f"dataset {recipe.name} holds nothing to record.")
+    if settings.rows is not None and writer.rows < settings.rows:
+        say(
+            f"dataset {recipe.name} ended after {writer.rows:,} of the {settings.rows:,} rows that "
+            "were asked for."
+        )
     return writer, gatherer.grid
 
 

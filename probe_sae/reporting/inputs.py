@@ -66,7 +66,9 @@ def vocabulary(analysis: Analysis, shown: Shown) -> dict[str, Any]:
         known = inputs.pieces
         special = np.isin(shown.tokens, np.asarray(inputs.special, dtype=np.int64))
     else:
-        known = [clean(name).encode() for name in inputs.classes]
+        most = int(shown.tokens.max(initial=-1)) + 1  # classes without names are their numbers
+        names = [*inputs.classes, *map(str, range(len(inputs.classes), most))]
+        known = [clean(name).encode() for name in names]
         special = np.zeros(len(shown.tokens), dtype=bool)
     pieces = [known[t] if t < len(known) else b"?" for t in shown.tokens.tolist()]
     arrays: dict[str, NDArray[Any]] = {

@@ -133,7 +133,7 @@
         el("b", { text: probe.number(example.value) }),
         " ",
         probe.inputLink(list, example, feature, kind),
-        probe.lossChange(example.loss),
+        list && probe.lossChange(example.loss),
       ),
     );
   };

@@ -341,7 +341,7 @@ def test_the_version_is_printed() -> None:
         ("store merge {root}/store --site blocks.1.resid_post --out {new}", "has no site"),
         ("train {newer} --out {new}", "version 2; this probe_sae reads version 1"),
         ("evaluate {root}/sae {newer}", "Update probe_sae"),
-        ("evaluate {root}/sae {root}/store --host bundled:code-lm", "go together"),
+        ("evaluate {root}/sae {root}/store --dataset stdlib", "without --host"),
         ("analyse {root}/store {root}/store --out {new}", "holds no dictionary"),
         ("report {root}/sae --out {new}", "no readable analysis"),
         ("show {root}/store", "holds no report"),

@@ -14,7 +14,7 @@ from probe_sae.evaluation import compare, evaluate, finite, held_out, splitting,
 from probe_sae.evaluation.baselines import principal_components
 from probe_sae.evaluation.host_loss import host_figures, host_sums
 from probe_sae.host import Host, load_host
-from probe_sae.recording import Recipe, load_dataset
+from probe_sae.recording import Recipe, capture, load_dataset
 from probe_sae.sae import SAE, TopK, fraction_unexplained, make_sae
 from probe_sae.store import Store, held_out_contexts
 from probe_sae.training import TrainSettings, train
@@ -269,8 +269,23 @@ def test_another_host_is_refused(store: Store, code_lm: Host, stdlib: Recipe) ->
 
 
 def test_another_dataset_is_refused(store: Store, code_lm: Host) -> None:
-    with pytest.raises(SettingsError, match="not from digits"):
+    with pytest.raises(SettingsError, match="another dataset stdlib than digits"):
         evaluate(constant(store), store, host=code_lm, dataset=load_dataset("digits"))
+
+
+def test_a_dataset_of_ones_own_is_given_as_recording_takes_it(
+    code_lm: Host, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("def main():\n    return 0\n" * 200)
+    seen = capture(code_lm, own, "blocks.1.resid_post", tmp_path / "own-store")
+    how: dict[str, Any] = {"baselines": False, "resamples": 0, "contexts": 8}
+    sae = constant(seen)
+
+    found = evaluate(sae, seen, host=code_lm, dataset=str(own), **how).metrics
+    assert "loss_recovered" in found
+    with pytest.raises(SettingsError, match=r"dataset own.*give it once more"):
+        evaluate(sae, seen, host=code_lm, **how)
 
 
 def test_a_host_may_be_given_by_its_name(

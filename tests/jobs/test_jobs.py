@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from probe_sae.analysis import load_analysis
+from probe_sae.analysis import encode, load_analysis
 from probe_sae.errors import FormatError, OutputExists, ProbeSaeError, SettingsError
 from probe_sae.jobs import DEMOS, demo_folder, demo_job, job_from, read_job, run, stages
 from probe_sae.jobs import job as job_module
@@ -143,6 +143,44 @@ def test_a_job_goes_on_where_it_stopped(
     assert summary["metrics"] == json.loads((done / "summary.json").read_text())["metrics"]
 
 
+def test_another_job_does_not_go_on_with_what_is_there(done: Path, tmp_path: Path) -> None:
+    import shutil
+
+    other = job_from(SMALL | {"train": SMALL["train"] | {"k": 5}}, "job")
+    with pytest.raises(SettingsError, match=r"train.k 4 there, 5 here"):
+        run(other, done, resume=True)
+    shutil.copytree(done / "store", tmp_path / "out.partial" / "store")
+    begun = json.loads((done / "summary.json").read_text())["job"]
+    (tmp_path / "out.partial" / "job.json").write_text(json.dumps(begun))
+    with pytest.raises(SettingsError, match=r"begun by another job.*train.k"):
+        run(other, tmp_path / "out", resume=True)
+
+    assert run(job_from(SMALL, "job"), done, resume=True)["job"] == begun
+    assert (tmp_path / "out.partial" / "store").exists()
+
+
+def test_a_job_killed_in_its_analysis_goes_on(done: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for name in ("store", "sae"):
+        shutil.copytree(done / name, tmp_path / "out.partial" / name)
+    codes = tmp_path / "out.partial" / "analysis.partial" / "codes"
+    encode(done / "sae", done / "store", codes, rows="held_out")
+
+    run(job_from(SMALL, "job"), tmp_path / "out", resume=True)
+
+    assert (tmp_path / "out" / "report" / "index.html").is_file()
+
+
+def test_a_file_of_ones_own_is_recorded_under_its_stage(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": "def f(x):\n    return x\n" * 9}) for _ in range(40)]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    raw = SMALL | {"data": {"name": str(tmp_path / "own.jsonl"), "rows": 2000}}
+    summary = run(job_from(raw, "job"), tmp_path / "out")
+
+    assert set(summary["seconds"]) == {"capture", "train", "evaluate", "analyse", "report"}
+
+
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
@@ -187,7 +225,7 @@ def test_a_job_names_the_trackers_of_its_training(
         raise SettingsError("enough")
 
     monkeypatch.setattr(job_module, "openers_for", told.append)
-    monkeypatch.setattr(stages, "_store", lambda *_: SimpleNamespace(sites=["site"]))
+    monkeypatch.setattr(stages, "capture", lambda *_, **__: SimpleNamespace(sites=["site"]))
     monkeypatch.setattr(stages, "train", train)
 
     with pytest.raises(SettingsError, match="enough"):

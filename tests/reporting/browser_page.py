@@ -29,11 +29,14 @@ class Page:
         self.wait("document.querySelector('#main[data-ready], .problem')")
 
     def wait(self, condition: str) -> Any:
-        """Wait for a JavaScript expression to be true; return it."""
+        """Wait for a JavaScript expression to be true; return it, of an element only that."""
         from selenium.webdriver.support.ui import WebDriverWait
 
         return WebDriverWait(self.browser, WAIT, 0.05).until(
-            lambda driver: driver.execute_script(f"return {condition}"), condition
+            lambda driver: driver.execute_script(
+                f"const found = {condition}; return found instanceof Node || found"
+            ),
+            condition,
         )
 
     def text(self, selector: str) -> str:
