@@ -191,7 +191,7 @@ def _preprocessing(
     what = "tokenizer" if "Tokenizer" in kind.__name__ else "image processor"
     try:
         made = kind.from_pretrained(where, **options)
-        if what == "tokenizer" and not len(made):  # made of nothing, where its files are missing
+        if getattr(made, "vocab_size", None) == 0:  # made of nothing, where its files are missing
             raise ValueError("the folder holds no tokens.")
         return made
     except _UNREADABLE as problem:

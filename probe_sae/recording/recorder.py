@@ -14,6 +14,7 @@ from probe_sae.host import Host, Site, SiteWatch, host_of, versions
 from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import progress, say
 from probe_sae.recording.batches import as_recorded, batches, check_kind
+from probe_sae.recording.contexts import frame_of
 from probe_sae.recording.documents import class_names
 from probe_sae.recording.recipe import Recipe, as_recipe
 from probe_sae.recording.rows import TOKENS, RowGatherer, cut, since
@@ -215,7 +216,7 @@ def provenance_of(
         },
         "sites": [asdict(site) for site in sites],
         "settings": asdict(settings),
-        "special": sorted(host.tokenizer.all_special_ids) if recipe.kind == "text" else [],
+        "special": frame_of(host.tokenizer).special.tolist() if recipe.kind == "text" else [],
         "versions": versions(),
     }
 

@@ -147,7 +147,7 @@
       "p",
       { class: "lead" },
       n(both),
-      ` features are in both: matched one to one, with a cosine of ${bound} or more. `,
+      ` features are in both: matched one to one, with a cosine of ${bound} or more of the decoder directions. `,
       n(near[0]),
       " of A and ",
       n(near[1]),

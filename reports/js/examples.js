@@ -57,7 +57,7 @@
       "span",
       { class: `loss ${nats > 0 ? "rises" : nats < 0 ? "falls" : ""}` },
       probe.term("loss", "loss_change"),
-      ` ${nats > 0 ? "+" : ""}${probe.number(nats)} nats`,
+      ` ${nats > 0 ? "+" : ""}${probe.number(nats, 2)} nats`,
     );
   };
 

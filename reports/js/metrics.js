@@ -59,7 +59,8 @@
 
   // All metrics: this dictionary with its interval, and each baseline.
   function table(metrics) {
-    const found = flat(metrics);
+    const place = ([name]) => (MAIN.indexOf(name) + 1 || 99);
+    const found = flat(metrics).sort((a, b) => place(a) - place(b));
     if (found.length < 4) return null;
     const given = Object.keys(metrics.baselines || {});
     const known = (name) => (BASELINES.indexOf(name) + 1 || 99);

@@ -302,3 +302,15 @@ def test_a_host_without_logits_and_wrong_settings_are_refused(line: Host) -> Non
 
     with pytest.raises(ShapeError, match="effects on the output need logits"):
         steering_effects(Host(Silent(), "silent"), world.sae, 1, world.rows, SITE)
+
+
+def test_effects_print_as_their_table(line: Host) -> None:
+    world = planted(50)
+    found = ablation_effects(line, world.sae, [FEATURE, UNREAD], world.rows, SITE)
+    text, html = repr(found), found._repr_html_()
+
+    assert text.startswith("Effects\n  mode  ablate\n  site  path:site@out\n")
+    for name in ("feature", "kl", "control_kl", f"{found.effects[0].kl:.4g}"):
+        assert name in text
+        assert name in html
+    assert "HostEffect" not in text

@@ -273,6 +273,25 @@ def test_another_dataset_is_refused(store: Store, code_lm: Host) -> None:
         evaluate(constant(store), store, host=code_lm, dataset=load_dataset("digits"))
 
 
+def test_rows_of_another_host_than_training_saw_are_said(
+    store: Store, trained: SAE, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = dict(trained.provenance)
+    how: dict[str, Any] = {"baselines": False, "resamples": 0}
+    evaluate(trained, store, **how)
+    assert "the dictionary was trained on" not in capsys.readouterr().err
+    trained.provenance["host"] = {"name": "other-lm", "digest": "0" * 64}
+    try:
+        evaluate(trained, store, **how)
+    finally:
+        trained.provenance.clear()
+        trained.provenance.update(kept)
+
+    assert "trained on other-lm, the store was recorded from bundled:code-lm" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_dataset_of_ones_own_is_given_as_recording_takes_it(
     code_lm: Host, tmp_path: Path
 ) -> None:

@@ -178,3 +178,13 @@ def test_a_torchvision_built_for_another_torch_is_a_clear_error(
 
     with pytest.raises(EnvironmentProblem, match="pip install --upgrade torch torchvision"):
         libraries.transformers()
+
+
+def test_a_folder_without_a_tokenizers_files_has_no_tokenizer_made_of_nothing(
+    tmp_path: Path,
+) -> None:
+    config = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+
+    with pytest.raises(HostNotFound, match=r"no readable tokenizer.*load_host\(…, tokenizer=…\)"):
+        load_host(str(tmp_path))

@@ -253,6 +253,23 @@ def test_what_is_no_host_or_no_dataset_says_what_makes_one(code_lm: Host, tmp_pa
         capture(code_lm, ["a text"], SITE, tmp_path / "store")  # pyright: ignore[reportArgumentType]
 
 
+def test_a_dataset_that_ends_early_is_said(
+    code_lm: Host, texts: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = capture(code_lm, texts, SITE, tmp_path / "store", CaptureSettings(rows=10**6))
+
+    assert f"ended after {store.rows:,} of the 1,000,000 rows" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_none_says_what_it_lacks(
+    code_lm: Host, texts: Recipe, tmp_path: Path
+) -> None:
+    host = load_host(code_lm.model, tokenizer=lambda text: [ord(char) for char in text])
+
+    with pytest.raises(SettingsError, match="has no all_special_ids; expected one of transformers"):
+        capture(host, texts, SITE, tmp_path / "store")
+
+
 def test_sites_without_a_common_row_axis_are_refused(
     code_lm: Host, texts: Recipe, tmp_path: Path
 ) -> None:
