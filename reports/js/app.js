@@ -41,7 +41,6 @@
     main.dataset.ready = location.hash || "#/";
   }
 
-  // The map is a page of its own, but for reports in one file.
   function toMap() {
     location.replace("map.html");
     return el("div");

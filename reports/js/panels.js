@@ -182,7 +182,6 @@
     );
   }
 
-  // The same for every token of the vocabulary: whether some stand out.
   function allLogits({ counts, low, high, std, skew, kurtosis }) {
     const edge = (i) => probe.number(low + (i / counts.length) * (high - low));
     return el(

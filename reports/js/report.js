@@ -153,7 +153,7 @@
     };
   };
 
-  // The effects on all logits; bars are counted in sixths of a doubling.
+  // Bars are counted in sixths of a doubling.
   function logitsOf(chunk, one, row) {
     if (!chunk.shapes.logit_bars[1]) return null;
     const [low, high] = row("logit_range");
@@ -181,7 +181,7 @@
     const top = c.max[at] > 0 ? c.max[at] : 1;
     let halvings = 0;
     for (let i = chunk.starts[at]; i < chunk.starts[at + 1]; i++) {
-      // Values of a kind descend: each is some 1024ths of a halving below the one before.
+      // Each value is some 1024ths of a halving below the one before of its kind.
       const isFirst = i === chunk.starts[at] || c.example_kind[i] !== c.example_kind[i - 1];
       halvings = (isFirst ? 0 : halvings) + c.example_steps[i];
       const value = top * 2 ** (-halvings / 1024);

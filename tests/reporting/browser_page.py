@@ -67,9 +67,14 @@ class Page:
     def pixels(self, selector: str) -> NDArray[np.int64]:
         """Return an element's pixels as a person sees them, [pixels, 3]."""
         from PIL import Image
+        from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.common.by import By
+        from selenium.webdriver.support.ui import WebDriverWait
 
-        shot = self.browser.find_element(By.CSS_SELECTOR, selector).screenshot_as_png
+        redrawn = [StaleElementReferenceException]  # between the finding and the picture
+        shot = WebDriverWait(self.browser, WAIT, 0.05, redrawn).until(
+            lambda driver: driver.find_element(By.CSS_SELECTOR, selector).screenshot_as_png
+        )
         image = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
         return image.reshape(-1, 3).astype(np.int64)
 

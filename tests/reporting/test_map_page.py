@@ -186,7 +186,7 @@ def test_a_lasso_on_the_map_lists_what_is_inside(page: Any, text: Any, text_repo
     for x, y in ((left, top + 99), (left, top), (right, top), (right, top + 99), (right, bottom)):
         page.mouse("mouseMoved", x, y)
     page.mouse("mouseReleased", right, bottom)
-    page.wait("document.querySelector('.map-side h2')")
+    page.wait("parseInt(document.querySelector('.map-side h2')?.innerText) > 0")
 
     found = int(page.text(".map-side h2").split()[0])
     assert found >= 0.9 * np.isfinite(text.columns.x).sum()
