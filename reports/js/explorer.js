@@ -1,7 +1,7 @@
 "use strict";
 // The sampled inputs as the pages use them: which there are, and all that fires on one of them.
 (function (probe) {
-  // What is known of all of them: `count`, `columns` (rank, rows, firings, features), `at` (rank -> number).
+  // All of them: `count`, `columns` (rank, rows, firings, features), `at` (rank -> number).
   probe.explorer = async function () {
     const list = await probe.load("explore/list");
     if (!list.at) {
@@ -43,7 +43,7 @@
     };
   };
 
-  // What fires on some places of an input, strongest first: [feature, level], level a share of its maximum.
+  // What fires on some places, strongest first: [feature, level], a share of its maximum.
   probe.firingAt = function (input, places) {
     const strongest = new Map();
     for (const place of places) {
@@ -93,7 +93,7 @@
 
   const isText = () => probe.report.manifest.kind === "text";
 
-  // What the input is: its context or picture, a title, and the beginning of its text or its class.
+  // The input: its context or picture, a title, and the beginning of its text or its class.
   probe.sourceOf = async function (rank) {
     const vocabulary = await probe.vocabulary();
     if (!isText()) {
@@ -150,7 +150,7 @@
     probe.tokensOf(feature).join(" · "),
   ];
 
-  // A text that links to the input page at an example's place, where the explorer has its input. `list` may be null.
+  // A text that links to an example's place in its input, if the explorer has that.
   probe.inputLink = (list, example, feature, text) => {
     const words = probe.el("bdi", { text: text || (list?.at.has(example.context) ? "whole input" : "") });
     if (!list?.at.has(example.context)) return words;

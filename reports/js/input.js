@@ -89,7 +89,7 @@
     ];
   };
 
-  // Where a feature is nearest to its maximum: what the page shows before a person chose a place.
+  // Where a feature is nearest to its maximum: the place that is shown first.
   function strongestPlace(input) {
     let [place, most] = [input.positions[0], 0];
     for (let row = 0; row < input.positions.length; row++) {

@@ -25,7 +25,7 @@
     accuracy_kept: "Predictions kept",
   };
   const nameOfMetric = (name) =>
-    NAMES[name] || name.replace(/_/g, " ").replace(".", ": ").replace(/^./, (char) => char.toUpperCase());
+    NAMES[name] || name.replace(/_/g, " ").replace(/^kl/, "KL").replace(".", ": ").replace(/^./, (char) => char.toUpperCase());
   const shownMetric = (name, value) => (SHARES.has(name) ? probe.percent(value) : probe.number(value));
   const isTable = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 

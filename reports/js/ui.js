@@ -157,7 +157,8 @@
 
   // A word with its definition behind a dotted underline.
   probe.term = (text, name) => {
-    const meaning = probe.report.manifest.definitions[name];
+    const { definitions } = probe.report.manifest;
+    const meaning = definitions[name] || definitions[name.split(".")[0]];
     if (!meaning) return el("span", { text });
     return el("span", { class: "term", tabindex: "0", tip: meaning, "aria-description": meaning, text });
   };
