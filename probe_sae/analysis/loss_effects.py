@@ -207,11 +207,11 @@ class _Bench:
         silenced = _Silenced(torch.from_numpy(firings.feature[places]))
         change = Splice(self._sae, silenced, keep_error=True)
         changed = self._losses(few, ReplaceRows(marked.to(self._host.device), change))
-        if self._host.dtype != torch.float32:  # which rounds by the shape of a batch
-            plain_again = self._losses(few)
-            plain = plain if plain_again is None else plain_again
-        assert changed is not None, "the same inputs gave a loss before"
-        return np.where(is_last, np.nan, changed - plain)
+        # Half precision rounds by the shape of a batch.
+        before = plain if self._host.dtype == torch.float32 else self._losses(few)
+        if changed is None or before is None:
+            return np.full(len(places), np.nan)
+        return np.where(is_last, np.nan, changed - before)
 
     def _losses(
         self, batch: Batch, change: ReplaceRows | None = None

@@ -155,9 +155,9 @@ def _stages(
         }
     )
     summary["job"] = _record(job)
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1, sort_keys=True))
     (folder / "job.json").unlink(missing_ok=True)
     clock.forget()
-    write_whole(folder / "summary.json", json.dumps(summary, indent=1, sort_keys=True))
     return summary
 
 
