@@ -1,7 +1,16 @@
-"""Every error that is a person's to mend, and how a message names near matches."""
+"""Every error that is a person's to mend, and how a message speaks to that person.
+
+Messages are written with options, `--resume`. Whoever calls from Python reads `resume=True`.
+"""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+
+_OPTION = re.compile(r"`[^`]*`|(?<![\w-])--(set )?([a-z][a-z-]*[a-z])")
+_SWITCHES = ("force", "resume")
+_spoken_to_command_line = False
 
 
 class ProbeSaeError(Exception):
@@ -9,6 +18,9 @@ class ProbeSaeError(Exception):
 
     The command line prints the message alone and exits with code 2.
     """
+
+    def __str__(self) -> str:
+        return as_spoken(super().__str__())
 
 
 class HostNotFound(ProbeSaeError):
@@ -49,6 +61,32 @@ class EnvironmentProblem(ProbeSaeError):
 
 class EndpointError(ProbeSaeError):
     """A server (a language model's, the hub) cannot be reached, refuses, or gives no answer."""
+
+
+def as_spoken(message: str) -> str:
+    """Return a message as the caller knows options; what stands in backticks stays as it is."""
+    return message if _spoken_to_command_line else _OPTION.sub(_as_argument, message)
+
+
+@contextmanager
+def on_command_line() -> Generator[None]:
+    """Let messages name options as the command line has them, while the block runs."""
+    global _spoken_to_command_line
+    before, _spoken_to_command_line = _spoken_to_command_line, True
+    try:
+        yield
+    finally:
+        _spoken_to_command_line = before
+
+
+def _as_argument(match: re.Match[str]) -> str:
+    is_setting, name = match.groups()
+    if name is None:
+        return match[0]
+    argument = name.replace("-", "_")
+    if is_setting:  # `--set lr=...`
+        return argument
+    return f"{argument}=True" if name in _SWITCHES else f"`{argument}`"
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

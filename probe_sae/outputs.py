@@ -12,6 +12,7 @@ from types import FrameType
 from typing import IO
 
 from probe_sae.errors import OutputExists, ProbeSaeError
+from probe_sae.progress import say
 
 try:
     import fcntl
@@ -78,9 +79,11 @@ def whole_folder(
                 yield partial
                 if interrupts:
                     raise KeyboardInterrupt
-        except BaseException:
+        except BaseException as problem:
             if not _worth_keeping(partial, keep):
                 shutil.rmtree(partial, ignore_errors=True)
+            elif isinstance(problem, ProbeSaeError) and not resume:
+                say(f"{partial} keeps what is done; --resume goes on from there.")
             raise
         _put_in_place(partial, out)
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
+from probe_sae.errors import as_spoken
+
 Advance = Callable[[int], None]
 _SECONDS_BETWEEN = 0.5
 """Of two pictures of a notebook's bar."""
@@ -66,7 +68,7 @@ def progress(what: str, total: int | None, unit: str = "rows") -> Generator[Adva
 
 def say(message: str) -> None:
     """Print one line for a person on stderr, so that stdout stays free for results."""
-    print(message, file=sys.stderr, flush=True)
+    print(as_spoken(message), file=sys.stderr, flush=True)
 
 
 def in_notebook() -> bool:

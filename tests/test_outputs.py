@@ -47,7 +47,7 @@ def test_unfinished_work_worth_keeping_is_continued_only_when_asked(tmp_path: Pa
         _interrupted(tmp_path / "out", keep="a.txt")
 
     with (
-        pytest.raises(OutputExists, match="--resume"),
+        pytest.raises(OutputExists, match="resume=True"),
         whole_folder(tmp_path / "out", keep="a.txt"),
     ):
         pass
@@ -55,12 +55,30 @@ def test_unfinished_work_worth_keeping_is_continued_only_when_asked(tmp_path: Pa
         assert (folder / "a.txt").read_text() == "a"
 
 
+def test_what_fails_says_that_it_may_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(keep: str) -> None:
+        with whole_folder(tmp_path / "out", keep=keep) as folder:
+            (folder / "a.txt").write_text("a")
+            raise ProbeSaeError("a broken picture")
+
+    for keep, said in (
+        ("", ""),
+        ("a.txt", "keeps what is done; resume=True goes on from there.\n"),
+    ):
+        with pytest.raises(ProbeSaeError):
+            failing(keep)
+        assert capsys.readouterr().err == (said and f"{tmp_path / 'out.partial'} {said}")
+        assert (tmp_path / "out.partial").exists() == bool(keep)
+
+
 def test_finished_work_is_never_overwritten_without_force(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with whole_folder(out) as folder:
         write_whole(folder / "a.txt", "old")
 
-    with pytest.raises(OutputExists, match="--force"), whole_folder(out):
+    with pytest.raises(OutputExists, match="force=True"), whole_folder(out):
         pass
     with pytest.raises(ValueError, match="failed"), whole_folder(out, force=True):
         raise ValueError("failed")
@@ -152,12 +170,12 @@ def test_force_replaces_nothing_but_outputs_of_the_same_kind(tmp_path: Path) -> 
         (folder / name).write_text("{}" if folder is own else '{"format": "probe_sae.store"}')
 
     for folder in (own, store):
-        with pytest.raises(OutputExists, match="--force does not remove"):
+        with pytest.raises(OutputExists, match="force=True does not remove"):
             _write(folder, **new)
         assert (folder / "deep").is_dir()
         with pytest.raises(OutputExists) as refusal, whole_folder(folder, marks=("config.json",)):
             pass
-        assert "--force" not in str(refusal.value)
+        assert "force=True" not in str(refusal.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["own", "store"]
 
     (own / "config.json").write_text('{"format": "probe_sae.sae"}')
@@ -177,7 +195,7 @@ def test_force_does_not_replace_a_folder_in_which_outputs_lie_beside_other_thing
     (project / "thesis.txt").write_text("mine")
     marks = ("config.json", "*/config.json")
 
-    with pytest.raises(OutputExists, match="--force does not remove"):
+    with pytest.raises(OutputExists, match="force=True does not remove"):
         _write(project, marks)
     assert (project / "thesis.txt").read_text() == "mine"
 

@@ -24,30 +24,39 @@ def main() -> None:
     """
     for name, value in FOR_TORCH.items():
         os.environ.setdefault(name, value)
-    from probe_sae.errors import ProbeSaeError
+    from probe_sae.errors import on_command_line
 
-    try:
-        from probe_sae.cli.app import app  # a second of imports, in which Ctrl-C may come as well
-
-        code: Any = app(standalone_mode=False)
-    except KeyboardInterrupt:
-        code = 130
-    except ProbeSaeError as problem:
-        _complain(str(problem))
-        sys.exit(2)
-    except Exception as problem:
-        if not hasattr(problem, "format_message"):  # click's own errors say what is wrong
-            raise
-        usage: Any = problem
-        _complain(usage.format_message() or "see --help.")
-        sys.exit(2)
-    if code == 130:  # typer turns Ctrl-C into this code and says nothing
+    with on_command_line():
+        code = _run()
+    if code == 130:
         _complain(
             "interrupted; what was finished before is as it was. Where something was saved since, "
             "--resume goes on from there."
         )
         _leave_at_once(code)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line and return its exit code."""
+    from probe_sae.errors import ProbeSaeError
+
+    try:
+        from probe_sae.cli.app import app  # a second of imports, in which Ctrl-C may come as well
+
+        code: Any = app(standalone_mode=False)  # of Ctrl-C typer makes 130, and says nothing
+    except KeyboardInterrupt:
+        return 130
+    except ProbeSaeError as problem:
+        _complain(str(problem))
+        return 2
+    except Exception as problem:
+        if not hasattr(problem, "format_message"):  # click's own errors say what is wrong
+            raise
+        usage: Any = problem
+        _complain(usage.format_message() or "see --help.")
+        return 2
+    return code if isinstance(code, int) else 0
 
 
 def _leave_at_once(code: int) -> NoReturn:

@@ -33,7 +33,7 @@ def recorded_recipe(store: Store, dataset: Recipe | str | Path | None) -> Recipe
     if name not in recipe_names():
         raise SettingsError(
             f"the store was recorded from dataset {name}, which does not come with the package: "
-            "give it once more (dataset=..., --dataset ...)."
+            "give it once more (--dataset)."
         )
     return load_dataset(name)
 
@@ -53,7 +53,7 @@ def check_recorded(store: Store, host: Host, recipe: Recipe) -> None:
     if recorded["dataset"]["fingerprint"] != recipe.fingerprint:
         raise SettingsError(
             f"the store was recorded from another dataset {recorded['dataset']['name']} than "
-            f"{recipe.name} is here; give that one (dataset=..., --dataset ...)."
+            f"{recipe.name} is here; give that one (--dataset)."
         )
 
 

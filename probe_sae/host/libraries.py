@@ -73,5 +73,5 @@ def _mismatch(problem: Exception) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"torchvision {_version('torchvision') or '(missing)'} does not work with torch "
         f"{_version('torch')} ({first}). Install a pair that was built together, from one index: "
-        "pip install --upgrade torch torchvision."
+        "`pip install --upgrade torch torchvision`."
     )

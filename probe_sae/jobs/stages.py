@@ -6,12 +6,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from probe_sae.analysis import analyse, load_analysis
-from probe_sae.errors import SettingsError
+from probe_sae.errors import FormatError, SettingsError
 from probe_sae.evaluation import evaluate, finite
 from probe_sae.host import Host, load_host, versions
 from probe_sae.interop import load_sae
@@ -42,7 +42,7 @@ def run(
         ProbeSaeError: the input is at fault; the message says what to do.
     """
     if resume and Path(out).exists():
-        done = json.loads((Path(out) / "summary.json").read_text("utf-8"))
+        done = _facts(Path(out) / "summary.json")
         _check_same(job, done.get("job"), Path(out))
         say(f"{out} is finished already; nothing to do.")
         return done
@@ -54,12 +54,30 @@ def run(
     with whole_folder(out, force=force, resume=resume, **how) as folder:
         begun = folder / "job.json"
         if begun.exists():
-            _check_same(job, json.loads(begun.read_text("utf-8")), folder)
+            _check_same(job, _facts(begun), folder)
         write_whole(begun, json.dumps(_record(job)))
         host, recipe = _host(job), load_dataset(job.data, root=job.root)
         unseen = load_dataset(job.evaluate_on, root=job.root) if job.evaluate_on else None
         host.find_sites(job.sites)
         return _stages(job, host, recipe, unseen, folder, resume)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Return what a file of a run holds.
+
+    Raises:
+        FormatError: there is none, or it is none of a run.
+    """
+    try:
+        facts: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise FormatError(
+            f"{path} cannot be read ({problem}), so {path.parent} is no run of a job that could go "
+            "on. Choose another folder."
+        ) from problem
+    if not isinstance(facts, dict):
+        raise FormatError(f"{path} is no JSON object, as a run's is. Choose another folder.")
+    return cast("dict[str, Any]", facts)
 
 
 def _record(job: Job) -> dict[str, Any]:
@@ -184,7 +202,7 @@ class _Clock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds: dict[str, float] = _facts(path) if path.exists() else {}
 
     @contextmanager
     def time(self, stage: str) -> Generator[None]:

@@ -62,7 +62,7 @@ def text_contexts(
         DatasetError: no room for text, or no text.
     """
     frame = frame_of(host.tokenizer)
-    room = _longest(host, max_length) - len(frame.before) - len(frame.after)
+    room = longest_context(host, max_length) - len(frame.before) - len(frame.after)
     if room < 1:
         raise DatasetError(f"--max-length {max_length} leaves no room for text; expected over 1.")
     if stride is not None and (pack or not 1 <= stride <= room):
@@ -74,7 +74,7 @@ def text_contexts(
     return _windows(host, recipe, frame, room, stride or room)
 
 
-def _longest(host: Host, max_length: int) -> int:
+def longest_context(host: Host, max_length: int) -> int:
     """Return the longest context that the host can take, at most `max_length`."""
     text = getattr(host.config, "text_config", host.config)
     positions = getattr(text, "max_position_embeddings", getattr(text, "n_ctx", None))

@@ -14,7 +14,7 @@ from probe_sae.host import Host, Site, SiteWatch, host_of, versions
 from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import progress, say
 from probe_sae.recording.batches import as_recorded, batches, check_kind
-from probe_sae.recording.contexts import frame_of
+from probe_sae.recording.contexts import frame_of, longest_context
 from probe_sae.recording.documents import class_names
 from probe_sae.recording.recipe import Recipe, as_recipe
 from probe_sae.recording.rows import TOKENS, RowGatherer, cut, since
@@ -108,6 +108,8 @@ def capture(
             link_shards(finished, partial)
         _check_same_recording(partial, provenance)
         _announce(found, settings, partial)
+        if recipe.kind == "text":
+            _announce_cut(host, settings)
         writer, grid = _record(host, recipe, found, settings, partial)
         if recipe.kind == "text":
             _write_vocabulary(partial, host)
@@ -262,6 +264,13 @@ def _announce(sites: list[Site], settings: CaptureSettings, partial: Path) -> No
             f"the store takes {size / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free; "
             "record fewer rows or sites."
         )
+
+
+def _announce_cut(host: Host, settings: CaptureSettings) -> None:
+    """Say where contexts are shorter than was asked for."""
+    longest = longest_context(host, settings.max_length)
+    if longest < settings.max_length:
+        say(f"{host.name} reads {longest} tokens at most; contexts are no longer than that.")
 
 
 def _write_vocabulary(folder: Path, host: Host) -> None:

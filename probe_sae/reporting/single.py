@@ -37,7 +37,7 @@ def check_single(out: Path, features: int) -> None:
     if out.suffix.lower() not in (".html", ".htm"):
         raise SettingsError(
             f"a report in a single file needs a name that ends in .html, not {str(out)!r}: "
-            "for example --out report.html."
+            "for example report.html."
         )
     if features > MOST_FEATURES:
         raise SettingsError(

@@ -76,13 +76,15 @@ def join_stores(stores: Iterable[Store | str | Path]) -> Store:
     Their rows, contexts and documents are numbered one store after the other.
 
     Raises:
-        StoreError: they differ in host, kind or sites; the message says in what.
+        StoreError: they differ in host, kind or sites; the message says in what. Or two of them
+            are the same.
     """
     opened = [s if isinstance(s, Store) else open_store(s) for s in stores]
     if not opened:
         raise StoreError("there is no store to join; name at least one.")
     if len(opened) == 1:
         return opened[0]
+    _check_differ(opened)
     first, shards = opened[0], list[Shard]()
     statistics = {site: RowStatistics() for site in first.sites}
     rows = contexts = documents = 0
@@ -130,6 +132,17 @@ def _joined_provenance(stores: list[Store]) -> dict[str, Any]:
 
 def _digest(names: list[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _check_differ(stores: list[Store]) -> None:
+    known: dict[tuple[str, ...], Path] = {}
+    for store in stores:
+        rows = tuple(shard.sha256 for shard in store.shards)
+        if rows in known:
+            raise StoreError(
+                f"{known[rows]} and {store.folder} hold the same rows; name each store once."
+            )
+        known[rows] = store.folder
 
 
 def _check_alike(first: Store, store: Store) -> None:

@@ -189,12 +189,13 @@
       { class: "logits" },
       el("h3", { text: "All logits" }),
       probe.bars({
-        label: "Histogram of the effects on all logits",
+        label: "Effects on all logits",
+        caption: "tokens by change of logit",
         counts,
         low,
         high,
         log: true,
-        height: 150,
+        height: 166,
         tip: (i) => `about ${probe.number(counts[i], 2)} tokens from ${edge(i)} to ${edge(i + 1)}`,
       }),
       el(

@@ -80,7 +80,7 @@ def test_finished_work_is_left_alone(done: Path) -> None:
     job = job_from(SMALL, "job")
     before = (done / "summary.json").stat().st_mtime_ns
 
-    with pytest.raises(OutputExists, match="--force"):
+    with pytest.raises(OutputExists, match="force=True"):
         run(job, done)
     assert run(job, done, resume=True)["rows"] >= 4000
     assert (done / "summary.json").stat().st_mtime_ns == before
@@ -157,6 +157,15 @@ def test_another_job_does_not_go_on_with_what_is_there(done: Path, tmp_path: Pat
 
     assert run(job_from(SMALL, "job"), done, resume=True)["job"] == begun
     assert (tmp_path / "out.partial" / "store").exists()
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"job": 1', "[" * 100_000])
+def test_a_folder_that_is_no_run_does_not_go_on(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "summary.json").write_text(text)
+
+    with pytest.raises(FormatError, match=r"summary\.json .*Choose another folder"):
+        run(job_from(SMALL, "job"), tmp_path, resume=True)
 
 
 def test_a_job_killed_in_its_analysis_goes_on(done: Path, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_resumed_recording_equals_an_uninterrupted_one(
         _interrupt_after(patched, batches)
         with pytest.raises(KeyboardInterrupt):
             capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
-    with pytest.raises(OutputExists, match="--resume"):
+    with pytest.raises(OutputExists, match="resume=True"):
         capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
 
     resumed = capture(code_lm, texts, SITE, tmp_path / "store", SMALL, resume=True)

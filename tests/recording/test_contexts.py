@@ -131,6 +131,17 @@ def test_contexts_are_framed_as_the_tokenizer_does(tmp_path: Path) -> None:
     assert batch.keep[0].tolist() == [False] + [True] * 10 + [False]
 
 
+def test_a_host_that_reads_less_than_was_asked_for_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = bert(tmp_path)
+    recipe = dataset_from(lambda: ["a b c ad " * 5], name="letters", kind="text")
+
+    for length, said in ((50, True), (12, False)):
+        capture(host, recipe, SITE, tmp_path / str(length), CaptureSettings(max_length=length))
+        assert ("BertModel reads 12 tokens at most" in capsys.readouterr().err) == said
+
+
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_inputs_of_the_users_own_are_a_dataset(kind: str) -> None:
     pixels = np.zeros((4, 6, 3), np.uint8)

@@ -45,6 +45,15 @@ def test_joined_stores_are_one(pair: list[Store]) -> None:
     _check_joined(join_stores(pair), *pair)
 
 
+def test_a_store_is_not_joined_with_itself(pair: list[Store], tmp_path: Path) -> None:
+    one = pair[0]
+    copy = merge_stores([one], tmp_path / "copy")
+
+    for stores in ([one, one], [one, open_store(one.folder)], [pair[1], one, copy]):
+        with pytest.raises(StoreError, match="hold the same rows; name each store once"):
+            join_stores(stores)
+
+
 def test_merged_stores_are_one_and_take_no_room(pair: list[Store], tmp_path: Path) -> None:
     merged = merge_stores(pair, tmp_path / "both")
 
@@ -132,7 +141,7 @@ def test_stores_that_differ_are_not_joined(make_store: MakeStore) -> None:
 def test_a_merge_keeps_what_is_there(pair: list[Store], tmp_path: Path) -> None:
     with pytest.raises(SiteNotFound, match="it has site"):
         merge_stores(pair, tmp_path / "new", sites=["sight"])
-    with pytest.raises(OutputExists, match="--force"):
+    with pytest.raises(OutputExists, match="force=True"):
         merge_stores(pair, pair[0].folder)
     assert not (tmp_path / "new").exists()
     assert np.array_equal(open_store(pair[0].folder)["site"][:], pair[0]["site"][:])

@@ -60,7 +60,7 @@ def test_a_value_too_large_for_float16_is_refused(tmp_path: Path) -> None:
     rows.sites["site"][1, 2] = 7e4
     writer = StoreWriter(tmp_path, [SiteInfo("site", 4, "float16")], "text")
 
-    with pytest.raises(StoreError, match=r"float16.*--dtype bfloat16"):
+    with pytest.raises(StoreError, match=r"float16.*`dtype` bfloat16"):
         writer.append(rows)
 
 

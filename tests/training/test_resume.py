@@ -170,12 +170,12 @@ def test_another_run_is_not_continued(
             train(store, settings("topk"), RUN, site="site", out=tmp_path / "sae")
     begun = tmp_path / "sae.partial" / "training.safetensors"
 
-    with pytest.raises(OutputExists, match="--resume"):
+    with pytest.raises(OutputExists, match="resume=True"):
         train(store, settings("topk"), RUN, site="site", out=tmp_path / "sae")
     with pytest.raises(SettingsError, match="begun with another settings"):
         train(store, TopK(32, 3), RUN, site="site", out=tmp_path / "sae", resume=True)
     begun.write_bytes(begun.read_bytes()[:-100])
-    with pytest.raises(FormatError, match="start anew with --force"):
+    with pytest.raises(FormatError, match="start anew with force=True"):
         train(
             store,
             settings("topk"),

@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_nothing(tmp_path: Pa
 def test_a_finished_dictionary_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "sae").mkdir()
 
-    with pytest.raises(OutputExists, match="--force"):
+    with pytest.raises(OutputExists, match="force=True"):
         train(world(2_000, 1), settings("topk"), QUICK, out=tmp_path / "sae", device="cpu")
 
 
