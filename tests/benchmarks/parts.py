@@ -2,6 +2,7 @@
 
 CPU milliseconds of one thread, medians over steps in a row, of the sizes of `contestants.py`; then
 the encoder's product alone, in float32 and bfloat16 as torch makes it, in turns. Prints JSON.
+`--product int8` or `float32`: as CPUs take a step that have less than this one.
 """
 
 import argparse
@@ -16,14 +17,18 @@ from contestants import SIZES, World
 from torch.nn.functional import linear
 
 from probe_sae.sae import TopK
-from probe_sae.sae.kernels import cpu, cpu_selecting
+from probe_sae.sae.kernels import cpu, cpu_screens, cpu_selecting
 from probe_sae.training import TrainSettings
 from probe_sae.training.learner import Learner
 from probe_sae.training.runs import Run
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
-    "rounding and laying out": [(cpu._Screen, "of")],
-    "product": [(cpu._Screen, "patterns"), (cpu, "_product")],
+    "rounding and laying out": [(cpu_screens, "screen_of")],
+    "product": [
+        (cpu_screens.Bfloat16Screen, "patterns"),
+        (cpu_screens.Int8Screen, "patterns"),
+        (cpu, "_product"),
+    ],
     "choosing firings, computing them again": [
         (cpu_selecting, "top_screened"),
         (cpu_selecting, "top"),
@@ -42,7 +47,11 @@ def main() -> None:
     parser.add_argument("--size", default="a", choices=["a", "b"])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--skip", type=int, default=5, help="steps before the first timed")
+    parser.add_argument("--product", choices=["bfloat16", "int8", "float32"])
     given = parser.parse_args()
+    if given.product:
+        setattr(cpu_screens, "has_bfloat16", lambda: given.product == "bfloat16")  # noqa: B010
+        setattr(cpu_screens, "has_int8", lambda: given.product == "int8")  # noqa: B010
     torch.set_num_threads(1)
     size = SIZES[given.size]
     world, steps = World(size), given.skip + given.steps

@@ -3,38 +3,59 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from probe_sae.sae import selection, sparse
-from probe_sae.sae.kernels import SparseCodes, cpu, cpu_keys, kernels_for, reference
+from probe_sae.sae.kernels import SparseCodes, cpu, cpu_keys, cpu_screens, kernels_for, reference
 from probe_sae.sae.kernels import cpu_selecting as loops
 
 from .kernel_samples import SUMS, sample
 
 
-@pytest.fixture(params=["bfloat16", "bfloat16, weights as they are", "float32"])
+@pytest.fixture(params=["bfloat16", "bfloat16, weights as they are", "int8", "float32"])
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With matrix products in bfloat16 first, which every CPU can do slowly, and without."""
-    monkeypatch.setattr(cpu, "has_bfloat16", lambda: request.param != "float32")
-    if "as they are" in request.param:
-        monkeypatch.setattr(cpu, "_product_of_laid_out", lambda: None)
-    return str(request.param)
+    """With products in bfloat16 first, which every CPU can do slowly, in int8, and without."""
+    kind = str(request.param)
+    if kind == "int8" and not cpu_screens.multiplies_bytes():
+        pytest.skip("this CPU's sums of products of bytes are not exact")
+    monkeypatch.setattr(cpu_screens, "has_bfloat16", lambda: "bfloat16" in kind)
+    monkeypatch.setattr(cpu_screens, "has_int8", lambda: kind == "int8")
+    if "as they are" in kind:
+        monkeypatch.setattr(cpu_screens, "_product_of_laid_out", lambda: None)
+    return kind
+
+
+@pytest.fixture(params=[cpu_screens.Bfloat16Screen, cpu_screens.Int8Screen])
+def make(request: pytest.FixtureRequest) -> Callable[..., cpu_screens.Screen | None]:
+    if request.param is cpu_screens.Int8Screen and not cpu_screens.multiplies_bytes():
+        pytest.skip("this CPU's sums of products of bytes are not exact")
+    return request.param.of
 
 
 def dense(codes: SparseCodes, features: int) -> Tensor:
     return sparse.to_dense(codes, features)
 
 
-def rounded_products(screen: cpu._Screen) -> Tensor:
-    """Return all pre-activations that a screen sees, in bfloat16."""
-    every = slice(0, len(screen.x))
-    return torch.from_numpy(screen.patterns(every)).view(torch.bfloat16)
+def seen_through(screen: cpu_screens.Screen) -> Tensor:
+    """Return all pre-activations as a screen shows them, in its units."""
+    every = slice(0, len(screen.unit))
+    return torch.from_numpy(screen.patterns(every)).view(torch.bfloat16).double()
+
+
+def chosen(screen: cpu_screens.Screen, x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
+    """Return what is chosen through a screen."""
+    codes = SparseCodes(torch.zeros(len(x), k), torch.zeros(len(x), k, dtype=torch.int64))
+    known = x.numpy(), W.numpy(), b.numpy(), screen.unit.numpy(), screen.reach.numpy()
+    patterns = screen.patterns(slice(0, len(x)))
+    loops.top_screened(patterns, *known, codes.values.numpy(), codes.indices.numpy())
+    return codes
 
 
 SIZES = [(40, 12, 50, 4), (300, 33, 129, 17), (600, 64, 1000, 32), (5, 3, 7, 7), (1, 1, 1, 1)]
@@ -54,33 +75,71 @@ def test_the_largest_of_each_row_are_found(
     assert all(len(set(row.tolist())) == k for row in got.indices)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     seed=st.integers(0, 10_000),
     scale=st.floats(1e-6, 1e6),
     shift=st.floats(-4, 4),
+    spread=st.floats(0, 4),
     k=st.integers(1, 60),
 )
-def test_screening_in_bfloat16_loses_nothing(seed: int, scale: float, shift: float, k: int) -> None:
-    """Also where hardly anything is positive, nearly all is, or rows are tiny or huge."""
+def test_a_screen_loses_nothing(
+    make: Callable[..., cpu_screens.Screen | None],
+    seed: int,
+    scale: float,
+    shift: float,
+    spread: float,
+    k: int,
+) -> None:
+    """Also where hardly anything is positive, nearly all is, or rows are tiny, huge or both."""
     x, W, b = sample(70, 24, 203, seed)
-    x, b = x * scale, (b + shift) * scale
-    screen = cpu._Screen.of(x, W, b)
+    lengths = 10 ** (spread * torch.rand(70, 1, generator=torch.Generator().manual_seed(seed)))
+    x, b = x * scale * lengths, (b + shift) * scale
+    screen = make(x, W, b)
+    assume(screen is not None)
+    assert screen is not None
     exact = x.double() @ W.double().T + b.double()
-    rounded = rounded_products(screen).double()
+    in_units = exact / screen.unit[:, None]
 
-    assert bool(
-        ((rounded - exact).abs() <= screen.reach[:, None] + 2**-8 * exact.abs() * 1.01).all()
-    )
-    values, indices = torch.empty(70, k), torch.empty(70, k, dtype=torch.int64)
-    known = x.numpy(), W.numpy(), b.numpy(), screen.reach.numpy(), values.numpy(), indices.numpy()
-    loops.top_screened(screen.patterns(slice(0, 70)), *known)
+    missed = (seen_through(screen) - in_units).abs()
+    assert bool((missed <= screen.reach[:, None] + 2**-8 * in_units.abs() * 1.01).all())
+    found = chosen(screen, x, W, b, k).values.double().sort(1, descending=True).values
     # what float32 itself can tell apart
-    blur = 1e-5 * scale * (1 + float(exact.abs().max()) / scale)
-    found = values.double().sort(1, descending=True).values
-    torch.testing.assert_close(
-        found, exact.topk(k).values.clamp_min(0), rtol=1e-4, atol=blur, check_dtype=False
-    )
+    blur = 1e-5 * (scale + exact.abs().amax(1, keepdim=True))
+    wanted = exact.topk(k).values.clamp_min(0)
+    assert bool(((found - wanted).abs() <= blur + 1e-4 * wanted).all())
+
+
+@pytest.mark.parametrize("bias", [127 * 127.0, 50 * 127.0 + 63])
+def test_what_rounding_takes_from_biases_is_known(bias: float) -> None:
+    """Rows and weights are whole numbers of units, so that nothing else is lost."""
+    if not cpu_screens.multiplies_bytes():
+        pytest.skip("this CPU's sums of products of bytes are not exact")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-127, 128, (60, 8), generator=generator).float()
+    W = torch.randint(-127, 128, (40, 8), generator=generator).float()
+    x[:, 0] = W[:, 0] = 127
+    unit = 127 / torch.linspace(20, 127, 60)
+    b = torch.full((40,), 127 * 127.0)
+    b[1:] = bias
+
+    screen = cpu_screens.Int8Screen.of(x * unit[:, None], W, b)
+    assert screen is not None
+    found = screen.x.double() @ screen.weights.double().T
+    missed = (found - (x.double() @ W.double().T + b / unit[:, None])).abs().amax(1)
+
+    assert bool((missed <= screen.reach).all())
+    assert float((missed / screen.reach).max()) > 0.5
+
+
+def test_biases_that_dwarf_rows_are_left_to_float32() -> None:
+    x, W, b = sample(70, 24, 203)
+
+    assert cpu_screens.Int8Screen.of(x * 1e-4, W, b) is None
+    assert cpu_screens.Int8Screen.of(x, W, b) is not None
+    assert cpu_screens.Int8Screen.of(0 * x, W, 0 * b) is not None
 
 
 def test_keys_are_ordered_as_numbers_and_the_one_below_is_found() -> None:
@@ -98,7 +157,9 @@ def test_keys_are_ordered_as_numbers_and_the_one_below_is_found() -> None:
 
 
 @pytest.mark.parametrize("k", [3, 40, 90])
-def test_what_cancels_is_found_although_bfloat16_has_its_sign_wrong(k: int) -> None:
+def test_what_cancels_is_found_although_a_screen_has_its_sign_wrong(
+    make: Callable[..., cpu_screens.Screen | None], k: int
+) -> None:
     """Rows and weights are long, their products short: rounding takes more than is left."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(300, 16, generator=generator)
@@ -106,17 +167,15 @@ def test_what_cancels_is_found_although_bfloat16_has_its_sign_wrong(k: int) -> N
     x[:, 8:] = 40.0
     W[:, 8:] = torch.tensor([3.0, -3.0] * 4) + 0.01 * torch.randn(100, 8, generator=generator)
     b = torch.full((100,), -2.0)
-    screen, exact = cpu._Screen.of(x, W, b), x @ W.T + b
-    rounded = rounded_products(screen)
-    assert float(((rounded > 0) != (exact > 0)).float().mean()) > 0.01
+    screen, exact = make(x, W, b), x @ W.T + b
+    assert screen is not None
+    assert float(((seen_through(screen) > 0) != (exact > 0)).float().mean()) > 0.01
 
-    got = torch.zeros(300, k), torch.zeros(300, k, dtype=torch.int64)
-    known = x.numpy(), W.numpy(), b.numpy(), screen.reach.numpy()
-    loops.top_screened(screen.patterns(slice(0, 300)), *known, *(part.numpy() for part in got))
+    got = chosen(screen, x, W, b, k)
 
     wanted = exact.topk(k)
     torch.testing.assert_close(
-        dense(SparseCodes(*got), 100),
+        dense(got, 100),
         torch.zeros(300, 100).scatter(1, wanted.indices, wanted.values.clamp_min(0)),
         rtol=1e-4,
         atol=1e-3,

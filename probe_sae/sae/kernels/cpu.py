@@ -1,14 +1,11 @@
-"""The fast make for CPUs: compiled loops, and matrix products in bfloat16 that lose nothing.
+"""The fast make for CPUs: compiled loops, and matrix products of rounded numbers that lose nothing.
 
-Where a CPU multiplies bfloat16 in hardware, pre-activations are first computed so, at two to four
-times the speed. How far off such a number can be is known (Cauchy-Schwarz: the lengths of what
-rounding took from a row and from a weight). Those that may decide are computed again in float32, so
-the result is that of float32.
+Pre-activations are first computed as `cpu_screens` has them. Those that may decide are computed
+again in float32, so the result is that of float32.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,19 +17,19 @@ from probe_sae.sae.kernels import (
     cpu_keys,
     cpu_over,
     cpu_rows,
+    cpu_screens,
     cpu_selecting,
     cpu_sums,
     reference,
 )
+from probe_sae.sae.kernels.cpu_screens import chunk_rows
 from probe_sae.sae.kernels.firings import Errors, Flat, SparseCodes
 from probe_sae.sae.kernels.threads import side_by_side
 
 CHUNK_ROWS = 256
 """Rows whose firings are added up by one thread at a time."""
-CHUNK_VALUES = 1 << 22
-"""Pre-activations of one matrix product, about: they are used up while they are in the cache."""
 PIECE_ROWS = 2048
-"""Rows that are rounded, or brought to a length, by one thread at a time."""
+"""Rows that are brought to a length by one thread at a time."""
 ROOM = 256
 """Firings of a row that `over` has room for at first."""
 
@@ -40,12 +37,12 @@ ROOM = 256
 def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
     """See `Kernels.top`."""
     x, weights, b = _plain(x), _plain(W), _plain(b)
-    screen = _Screen.of(x, weights, b) if has_bfloat16() else None
+    screen = cpu_screens.screen_of(x, weights, b)
     if not _are_numbers(*((x, weights, b) if screen is None else [screen.reach])):
         return reference.top(x, weights, b, k)
     values, indices = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
 
-    size = _chunk(W)
+    size = chunk_rows(len(W))
 
     def work(start: int) -> None:
         some = slice(start, start + size)
@@ -53,8 +50,9 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
         if screen is None:
             cpu_selecting.top(_product(x[some], weights, b), *written)
         else:
-            exact = x[some].numpy(), weights.numpy(), b.numpy(), screen.reach[some].numpy()
-            cpu_selecting.top_screened(screen.patterns(some), *exact, *written)
+            exact = x[some].numpy(), weights.numpy(), b.numpy()
+            known = screen.unit[some].numpy(), screen.reach[some].numpy()
+            cpu_selecting.top_screened(screen.patterns(some), *exact, *known, *written)
 
     side_by_side(work, range(0, len(x), size))
     return SparseCodes(values, indices)
@@ -63,11 +61,11 @@ def top(x: Tensor, W: Tensor, b: Tensor, k: int) -> SparseCodes:
 def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
     """See `Kernels.over`."""
     x, weights, b, limits = _plain(x), _plain(W), _plain(b), _plain(limits)
-    screen = _Screen.of(x, weights, b) if has_bfloat16() else None
+    screen = cpu_screens.Bfloat16Screen.of(x, weights, b) if cpu_screens.has_bfloat16() else None
     if not _are_numbers(*((x, weights, b) if screen is None else [screen.reach])):
         return reference.over(x, weights, b, limits)
     found: dict[int, Flat] = {}
-    size = _chunk(W)
+    size = chunk_rows(len(W))
 
     def work(start: int) -> None:
         some = slice(start, start + size)
@@ -84,11 +82,6 @@ def over(x: Tensor, W: Tensor, b: Tensor, limits: Tensor) -> Flat:
 
     side_by_side(work, range(0, len(x), size))
     return Flat(*(torch.cat(part) for part in zip(*(found[i] for i in sorted(found)), strict=True)))
-
-
-def _chunk(W: Tensor) -> int:
-    """Return how many rows are encoded at once."""
-    return min(max(CHUNK_VALUES // len(W), 128), 1024)
 
 
 def _listed(start: int, size: int, write: Callable[..., int]) -> Flat:
@@ -213,85 +206,6 @@ def _product(x: Tensor, W: Tensor, b: Tensor) -> NDArray[np.float32]:
 def _are_numbers(*tensors: Tensor) -> bool:
     """Return whether all is finite: compiled loops compare numbers only."""
     return bool(torch.stack([tensor.sum() for tensor in tensors]).isfinite().all())
-
-
-def has_bfloat16() -> bool:
-    """Return whether products are to be made in bfloat16 first."""
-    return _multiplies_bfloat16()
-
-
-@cache
-def _multiplies_bfloat16() -> bool:
-    """Return whether this CPU does, in hardware."""
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-class _Screen(NamedTuple):
-    """Pre-activations rounded to bfloat16, and how far off they are."""
-
-    x: Tensor
-    weights: Tensor
-    """As a product takes them, see `_laid_out`."""
-    b: Tensor
-    reach: Tensor
-    """[rows] how far from the truth a pre-activation is, at most, before it is rounded itself;
-    not finite where a row, a weight or a bias is not."""
-
-    @classmethod
-    def of(cls, x: Tensor, weights: Tensor, b: Tensor) -> "_Screen":
-        x16, length_x, lost_x = _rounded(x)
-        weights16, lengths, lost = _rounded(weights)
-        b16 = b.bfloat16()
-        longest = lengths.max()
-        # what float32 sums of that length may be off by, in both computations
-        summing = x.shape[1] * 2.0**-22 * length_x * longest
-        # |x W - x16 W16| <= |x - x16| |W| + |x16| |W - W16|, and |x16| <= |x| + |x - x16|
-        of_rows = lost_x * longest + (length_x + lost_x) * lost.max()
-        return cls(x16, _laid_out(weights16), b16, of_rows + summing + (b - b16).abs().max())
-
-    def patterns(self, some: slice) -> NDArray[np.int16]:
-        """Return bit patterns of some rows' pre-activations, [rows, features]."""
-        product = _product_of_laid_out() or linear
-        return product(self.x[some], self.weights, self.b).view(torch.int16).numpy()
-
-
-@cache
-def _product_of_laid_out() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """Return oneDNN's product with weights that it has laid out before; None where there is none.
-
-    The same bits as `linear`'s, which lays them out for each chunk of rows: a tenth of its time.
-    """
-    if not _multiplies_bfloat16():
-        return None
-    try:
-        operations: Any = torch.ops.mkldnn
-        product, _ = operations._linear_pointwise, operations._reorder_linear_weight
-    except AttributeError:
-        return None
-    return lambda x, weights, b: product(x, weights, b, "none", [], "")
-
-
-def _laid_out(weights: Tensor) -> Tensor:
-    """Return weights in bfloat16 as `_product_of_laid_out` takes them, or as they are."""
-    if _product_of_laid_out() is None:
-        return weights
-    operations: Any = torch.ops.mkldnn
-    return operations._reorder_linear_weight(weights, _chunk(weights))
-
-
-def _rounded(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows in bfloat16, their lengths, and the lengths of what rounding took."""
-    rounded = torch.empty(rows.shape, dtype=torch.bfloat16)
-    lengths, lost = torch.empty(len(rows)), torch.empty(len(rows))
-
-    def work(start: int) -> None:
-        some = slice(start, start + PIECE_ROWS)
-        written = rounded[some].view(torch.int16), lengths[some], lost[some]
-        cpu_keys.round_rows(rows[some].numpy(), *(out.numpy() for out in written))
-
-    side_by_side(work, range(0, len(rows), PIECE_ROWS))
-    return rounded, lengths, lost
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Numbers rounded to bfloat16, and keys: whole numbers that are ordered as those are."""
+"""Numbers rounded to bfloat16 or to bytes, and keys: whole numbers ordered as those are."""
 
 from typing import Any
 
@@ -37,6 +37,70 @@ def round_rows(
         square, error = np.float32(0), np.float32(0)
         for i in range(len(exact)):
             missing = exact[i] - rounded[i]
+            square += exact[i] * exact[i]
+            error += missing * missing
+        lengths[row], lost[row] = np.sqrt(square), np.sqrt(error)
+
+
+@fast
+def largest_of_rows(rows: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Write the largest absolute value of each row."""
+    for row in range(len(rows)):
+        largest, values = np.float32(0), rows[row]
+        for i in range(len(values)):
+            largest = max(largest, abs(values[i]))
+        out[row] = largest
+
+
+@fast
+def patterns_of_whole(
+    numbers: NDArray[np.int32], units: NDArray[np.float32], out: NDArray[np.int16]
+) -> None:
+    """Write bit patterns of bfloat16 of whole numbers of units, cut off instead of rounded.
+
+    Args:
+        numbers: [rows, columns].
+        units: of each column, [columns].
+        out: to be written, [rows, columns].
+    """
+    cut = np.empty(numbers.shape[1], np.float32)
+    patterns = cut.view(np.int32)
+    for row in range(len(numbers)):
+        values, written = numbers[row], out[row]
+        for i in range(len(values)):
+            cut[i] = np.float32(values[i]) * units[i]
+        for i in range(len(values)):
+            written[i] = np.int16(patterns[i] >> 16)
+
+
+@fast
+def round_to_bytes(
+    rows: NDArray[np.float32],
+    units: NDArray[np.float32],
+    written: NDArray[np.int8],
+    lengths: NDArray[np.float32],
+    lost: NDArray[np.float32],
+) -> None:
+    """Round to whole numbers of units.
+
+    Args:
+        rows: [rows, d].
+        units: of each row, of which its numbers are at most 127, [rows].
+        written: to be written: [rows, at least d].
+        lengths: to be written: of the rows, [rows].
+        lost: to be written: lengths of what rounding takes away, [rows].
+    """
+    near = np.empty(rows.shape[1], np.float32)
+    for row in range(len(rows)):
+        exact, unit, out = rows[row], units[row], written[row]
+        inverse = np.float32(1) / unit
+        for i in range(len(exact)):
+            near[i] = np.rint(exact[i] * inverse)
+        for i in range(len(exact)):
+            out[i] = np.int8(np.int32(near[i]))
+        square, error = np.float32(0), np.float32(0)
+        for i in range(len(exact)):
+            missing = exact[i] - near[i] * unit
             square += exact[i] * exact[i]
             error += missing * missing
         lengths[row], lost[row] = np.sqrt(square), np.sqrt(error)

@@ -1,4 +1,4 @@
-"""Compiled loops that choose firings from pre-activations, rounded to bfloat16 or not."""
+"""Compiled loops that choose firings from pre-activations, exact ones or a screen's."""
 
 from typing import Any
 
@@ -158,22 +158,24 @@ def top_screened(
     x: NDArray[np.float32],
     W: NDArray[np.float32],
     b: NDArray[np.float32],
+    unit: NDArray[np.float32],
     reach: NDArray[np.float32],
     values: NDArray[np.float32],
     indices: NDArray[np.int64],
 ) -> None:
-    """Do as `top` does, exactly, with pre-activations known in bfloat16 only.
+    """Do as `top` does, exactly, with pre-activations of which a screen is known only.
 
     At least k that are as large as the k-th largest of the largest of places are computed anew.
     None that lies under the smallest of these by more than a pre-activation can be off is among the
     k largest; the others are computed anew too.
 
     Args:
-        keys: rounded pre-activations as bit patterns, [rows, features]; changed.
+        keys: pre-activations in units, as bit patterns of bfloat16, [rows, features]; changed.
         x: [rows, d].
         W: [features, d].
         b: [features].
-        reach: how far a pre-activation is off at most before it is rounded, [rows].
+        unit: of a row's keys, [rows].
+        reach: how many units one is off at most before it is rounded, [rows].
         values: to be written, [rows, k].
         indices: to be written, [rows, k].
     """
@@ -210,7 +212,7 @@ def top_screened(
                 chosen[candidates] = places[i]
                 candidates += np.int64(near[i] >= bound)
             again(x[row], W, b, chosen, 0, candidates, exact)
-            least = exact[:candidates].min()
+            least = exact[:candidates].min() / unit[row]
             wanted = key_below(least - reach[row], cell)
             if wanted >= low:
                 break
