@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from probe_sae.errors import OutputExists, ProbeSaeError
+from probe_sae.errors import OutputExists, ProbeSaeError, near
 from probe_sae.progress import say
 
 try:
@@ -107,6 +107,22 @@ def path_of(given: object) -> Path:
         if problem.errno == errno.ENAMETOOLONG:
             raise ProbeSaeError(f"{_short(name)} is no path: it is too long.") from problem
     return Path(name)
+
+
+def nothing_at(folder: Path, what: str, name: str) -> str:
+    """Return why there is no output of a kind in a folder, for a message.
+
+    Args:
+        folder: where it was looked for.
+        what: the kind, such as `store`.
+        name: the file that is missing.
+    """
+    if folder.exists():
+        return f"{folder} is no {what}: it has no {name}."
+    if folder.with_name(f"{folder.name}.partial").exists():
+        return f"{folder} is not finished: continue it with --resume."
+    beside = [item.name for item in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    return f"there is no folder {folder}.{near(folder.name, beside)}"
 
 
 def refuse_partial(path: str | Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from probe_sae.errors import OutputExists, ProbeSaeError
+from probe_sae.errors import OutputExists, ProbeSaeError, StoreError
 from probe_sae.interop import load_sae
 from probe_sae.outputs import (
     interrupts_wait,
@@ -18,6 +18,7 @@ from probe_sae.outputs import (
     write_whole,
 )
 from probe_sae.sae import SAE
+from probe_sae.store import open_store
 
 
 def _interrupted(out: Path, *, keep: str) -> None:
@@ -53,6 +54,20 @@ def test_unfinished_work_worth_keeping_is_continued_only_when_asked(tmp_path: Pa
         pass
     with whole_folder(tmp_path / "out", keep="a.txt", resume=True) as folder:
         assert (folder / "a.txt").read_text() == "a"
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "begun.partial").mkdir()
+
+    for name, said in (
+        ("store", "store is no store: it has no manifest.json."),
+        ("begun", "is not finished: continue it with resume=True."),
+        ("stor", "there is no folder .*stor. Near it: store."),
+        ("a/b", "there is no folder .*b.$"),
+    ):
+        with pytest.raises(StoreError, match=said):
+            open_store(tmp_path / name)
 
 
 def test_what_fails_says_that_it_may_go_on(

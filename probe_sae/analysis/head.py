@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from probe_sae.errors import FormatError
+from probe_sae.outputs import nothing_at
 
 
 def read_head(folder: Path, name: str, kind: tuple[str, int], words: tuple[str, str]) -> Any:
@@ -23,7 +24,7 @@ def read_head(folder: Path, name: str, kind: tuple[str, int], words: tuple[str, 
     try:
         head: Any = json.loads((folder / name).read_text("utf-8", "surrogatepass"))
     except FileNotFoundError as problem:
-        raise FormatError(f"{folder} holds no readable {what}: there is no {name}.") from problem
+        raise FormatError(nothing_at(folder, what, name)) from problem
     except (OSError, ValueError, RecursionError) as problem:
         raise FormatError(f"{folder} holds no readable {what} ({problem}).") from problem
     if not isinstance(head, dict) or head.get("format") != kind[0]:

@@ -18,9 +18,11 @@ from probe_sae.evaluation.recorded_inputs import (
     check_recorded,
     held_batches,
     targets_of,
+    why_no_loss,
 )
 from probe_sae.evaluation.row_sums import Array
 from probe_sae.host import Host, ReplaceRows, Site, SiteWatch, constant, edit, zero
+from probe_sae.progress import say
 from probe_sae.recording import Batch, Recipe, RowGatherer
 from probe_sae.store import Store
 
@@ -183,7 +185,10 @@ class _Run:
         else:
             with edit(self.host, self._site.name, ReplaceRows(keep.to(self.host.device), change)):
                 output = self.host(batch.inputs)
-        return answers_of(batch, output)
+        answers = answers_of(batch, output)
+        if answers is None:
+            say(f"{self.host.name} has no loss here: {why_no_loss(batch, output)}.")
+        return answers
 
     def _image_rows(self, batch: Batch) -> Tensor:
         """Return which positions of the site are rows, [batch, positions], from one run."""

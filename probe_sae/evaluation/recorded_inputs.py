@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,12 @@ from probe_sae.errors import SettingsError
 from probe_sae.host import Host
 from probe_sae.recording import Batch, Recipe, as_recorded, batches, load_dataset
 from probe_sae.recording.recipe import as_recipe, recipe_names
-from probe_sae.store import Store
+from probe_sae.store import ContextInput, Store
 
 TEXTS_AT_ONCE = 8
 """Texts of a batch: the logits of so many are held twice."""
+THUMBNAILS_APART = 4
+"""By so much the pixels of the same image may differ, of 255, in the mean."""
 
 
 def recorded_recipe(store: Store, dataset: Recipe | str | Path | None) -> Recipe:
@@ -68,11 +71,16 @@ def held_batches(
         recipe: the dataset that was recorded.
         held: which contexts, [contexts].
         most: how many at most.
+
+    Raises:
+        SettingsError: the dataset gives other inputs than were recorded.
     """
-    done = 0
+    done, recorded = 0, store.inputs()
     for batch in batches(host, recipe, **as_recorded(store.provenance["settings"])):
         if done >= most or batch.contexts[0].index >= store.contexts:
             return
+        for context in batch.contexts[: store.contexts - batch.contexts[0].index]:
+            _check_same(recipe, context, next(recorded))
         places = [i for i, c in enumerate(batch.contexts) if c.index < len(held) and held[c.index]]
         places = places[: most - done]
         # Images are few numbers each: they stay together. Texts have logits at every token.
@@ -81,6 +89,31 @@ def held_batches(
             some = places[start : start + size]
             yield done, some_of(batch, some)
             done += len(some)
+
+
+def _check_same(recipe: Recipe, now: ContextInput, then: ContextInput) -> None:
+    """Raise unless an input is the one that was recorded.
+
+    Images may be resized a little differently by another version of a library.
+    """
+    same = (now.index, now.document, now.name, now.label) == (
+        then.index,
+        then.document,
+        then.name,
+        then.label,
+    )
+    if now.tokens is not None and then.tokens is not None:
+        same &= np.array_equal(now.tokens, then.tokens)
+    if now.thumbnail is not None and then.thumbnail is not None:
+        same &= now.thumbnail.shape == then.thumbnail.shape and bool(
+            np.abs(now.thumbnail.astype(np.int16) - then.thumbnail).mean() <= THUMBNAILS_APART
+        )
+    if not same:
+        raise SettingsError(
+            f"dataset {recipe.name} gives something else as its input {now.index} "
+            f"({now.name!r}, class {now.label}) than was recorded ({then.name!r}, class "
+            f"{then.label}): a loss on it would mean nothing. Give the dataset that was recorded."
+        )
 
 
 def some_of(batch: Batch, places: list[int]) -> Batch:
@@ -108,15 +141,30 @@ def answers_of(batch: Batch, output: object) -> Tensor | None:
 
     A target is a recorded token after another position of its context, or an image of a class.
     """
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
+    logits: Any = getattr(output, "logits", output)
+    if why_no_loss(batch, output):
         return None
     if batch.keep is not None:
         return logits[:, :-1][batch.keep[:, 1:].to(logits.device)]
-    labels = batch.labels
-    if logits.ndim != 2 or bool((labels < 0).any()) or int(labels.max()) >= logits.shape[1]:
-        return None
     return logits
+
+
+def why_no_loss(batch: Batch, output: object) -> str:
+    """Return why a host has no loss on a batch, for a message; nothing where it has one."""
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        return f"it gives {type(logits).__name__}, no tensor of logits"
+    if batch.keep is not None:
+        if logits.ndim == 3 and logits.shape[:2] == batch.keep.shape:
+            return ""
+        return f"it gives {list(logits.shape)}, expected logits, [texts, tokens, vocabulary]"
+    if logits.ndim != 2:
+        return f"it gives {list(logits.shape)}, expected logits, [images, classes]"
+    if bool((batch.labels < 0).any()):
+        return "not every image has a class"
+    if int(batch.labels.max()) >= logits.shape[1]:
+        return f"an image has class {int(batch.labels.max())}, and it knows {logits.shape[1]}"
+    return ""
 
 
 def targets_of(batch: Batch, logits: Tensor) -> tuple[Tensor, NDArray[np.int64]]:

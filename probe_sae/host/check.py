@@ -19,9 +19,8 @@ from probe_sae.host.check_heads import heads_assemble
 from probe_sae.host.config_number import config_entry
 from probe_sae.host.hooks import hooked
 from probe_sae.host.host import Host
-from probe_sae.host.layouts import as_rows, layout_of
+from probe_sae.host.layouts import as_rows, image_size, layout_of
 from probe_sae.host.loading import host_of
-from probe_sae.host.modules import module_at
 from probe_sae.host.proof import Finding, Proof, Run, SiteProof, difference, terms_of
 from probe_sae.host.resolve import Identity
 from probe_sae.host.sites import Site
@@ -74,7 +73,7 @@ def _site_proof(host: Host, site: Site, run: Run, findings: list[Finding]) -> Si
     layout, width = site.layout, site.width
     try:
         if layout != "pattern":
-            layout = layout_of(site, module_at(host.model, site.path), tensor)
+            layout = layout_of(site, host.model, tensor, image_size(run.inputs.values()))
             width = int(as_rows(tensor, layout).shape[-1])
             if site.width not in (None, width):
                 detail = f"rows are {width} long; the map says {site.width}."

@@ -16,7 +16,6 @@ from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host.host import Host
 from probe_sae.host.layouts import as_rows, from_rows, layout_of
 from probe_sae.host.loading import host_of
-from probe_sae.host.modules import module_at
 from probe_sae.host.sites import Site
 from probe_sae.host.tap import SiteWatch
 from probe_sae.shown import Shown
@@ -69,7 +68,7 @@ def edit(host: Host | Any, sites: str | Iterable[str], change: Edit | Codec) -> 
             )
 
     def see(at: Site, tensor: Tensor) -> Tensor:
-        layout = layout_of(at, module_at(looked_into.model, at.path), tensor)
+        layout = layout_of(at, looked_into.model, tensor, watch.image)
         rows = as_rows(tensor, layout).clone()  # a change that writes into it writes into a copy
         new: Any = (change.laid_out(layout) if isinstance(change, Patch) else alter)(rows)
         if not isinstance(new, Tensor):

@@ -109,7 +109,7 @@ class Host(Shown):
             finally:
                 self.is_called = False
 
-    def run(self, inputs: Mapping[str, Any]) -> Any:
+    def run(self, inputs: Mapping[str, Any] | Tensor) -> Any:
         """Call the host; what it raises on inputs that do not fit it becomes one clear error.
 
         Raises:
@@ -118,7 +118,8 @@ class Host(Shown):
         try:
             return self(inputs)
         except _UNFIT as problem:
-            given = ", ".join(f"{k} {list(getattr(v, 'shape', []))}" for k, v in inputs.items())
+            named = {self.first_input: inputs} if isinstance(inputs, Tensor) else inputs
+            given = ", ".join(f"{k} {list(getattr(v, 'shape', []))}" for k, v in named.items())
             first = (str(problem).strip().splitlines() or [""])[0]
             raise ShapeError(
                 f"{self.name} does not run on {given}: {type(problem).__name__}: {first}"
@@ -227,6 +228,9 @@ class Host(Shown):
 
         Args:
             images: [height, width, channels] each, channels 1 or 3.
+
+        Raises:
+            ShapeError: they are of different sizes, and there is no processor that resizes them.
         """
         takes = inspect.signature(self.entry.forward).parameters
         is_theirs = hasattr(self.config, "model_type") or "pixel_values" in takes
@@ -238,6 +242,13 @@ class Host(Shown):
             made = list(done["pixel_values"])
         else:
             made = [self.processor(torch.tensor(image).permute(2, 0, 1)) for image in images]
+        for i, image in enumerate(made):
+            if image.shape != made[0].shape:
+                raise ShapeError(
+                    f"{self.name} gets images of {list(made[0].shape)} and of {list(image.shape)} "
+                    f"at once (numbers 0 and {i} of a batch), and nothing makes them alike. Resize "
+                    "them before, or load the host with a processor= that does."
+                )
         return {name: torch.stack(made).to(self.device, self.dtype)}
 
     def unembedding(self) -> Tensor | None:

@@ -4,9 +4,13 @@ Taps give tensors as the modules gave them; recording and edits work on rows. Ev
 one into the other is here.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 from torch import Tensor, nn
 
 from probe_sae.errors import ShapeError
+from probe_sae.host.modules import module_at
 from probe_sae.host.sites import Site
 
 LAYOUTS = {
@@ -55,16 +59,37 @@ _SEQUENCES = (
     nn.AdaptiveMaxPool1d,
 )
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
+_SAY_NOTHING = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Softplus,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Identity,
+)
+"""They take any layout, number by number."""
 
 
 def layout_of(
-    site: Site, module: nn.Module | None, tensor: Tensor, image: tuple[int, int] | None = None
+    site: Site, model: nn.Module, tensor: Tensor, image: tuple[int, int] | None = None
 ) -> str:
     """Return the layout of what a site holds; where it says `auto`, told from module and shape.
 
     Args:
         site: where it was seen.
-        module: the site's.
+        model: which its module is in.
         tensor: what it holds.
         image: height and width of the images that the host runs on, where they are known: the
             positions of a feature map have the same proportions.
@@ -76,10 +101,15 @@ def layout_of(
         raise ShapeError(f"{site.name} holds attention weights, which are no rows; only tap it.")
     if site.layout != "auto":
         return site.layout
-    if tensor.ndim == 3 and isinstance(module, _SEQUENCES):
-        return "BCT"
-    if tensor.ndim in (2, 3):
-        return {2: "BD", 3: "BTD"}[tensor.ndim]
+    module = module_at(model, site.path)
+    if tensor.ndim == 2:
+        return "BD"
+    if tensor.ndim == 3:
+        if isinstance(module, _SEQUENCES):
+            return "BCT"
+        told = not isinstance(module, _SAY_NOTHING)
+        if told or not any(isinstance(m, _SEQUENCES) for m in model.modules()):
+            return "BTD"
     if tensor.ndim == 4:
         if type(module) in _CHANNELS_LAST:
             return "BHWC"
@@ -94,10 +124,19 @@ def layout_of(
             ]
             if len(fitting) == 1:
                 return fitting[0]
+    first, last = ("BCT", "BTD") if tensor.ndim == 3 else ("BCHW", "BHWC")
     raise ShapeError(
         f"{site.name} holds {tuple(tensor.shape)}, and nothing tells which axis is the row: say "
-        f"it, such as {site.name}:BCHW or {site.name}:BHWC (also BTD, BD, flat)."
+        f"it, such as {site.name}:{first} or {site.name}:{last} (also BTD, BD, flat)."
     )
+
+
+def image_size(inputs: Iterable[Any]) -> tuple[int, int] | None:
+    """Return height and width of images, where they are what a host runs on first; else None."""
+    first = next((each for each in inputs if isinstance(each, Tensor)), None)
+    if first is None or first.ndim != 4:
+        return None
+    return int(first.shape[-2]), int(first.shape[-1])
 
 
 def _same_proportions(size: tuple[int, int], image: tuple[int, int]) -> bool:

@@ -3,6 +3,8 @@
 import importlib
 import pickle
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,7 @@ def load_host(
     Args:
         name: `bundled:NAME`, a Hugging Face id or local folder, `torchvision:NAME[@weights]`,
             `timm:NAME[@weights]`, `python:module:factory`, or a module, which stays where it is.
+            Weights are a file, or `random`: the same in each process.
             A model that is wrapped by nnsight, PEFT, a transformers pipeline, torch.compile or
             DataParallel is a module, too; TransformerLens' are modules with sites of their own.
         device: where to put it; a GPU where there is one, by default.
@@ -60,8 +63,10 @@ def load_host(
         attention: transformers' `attn_implementation`; `eager` gives attention patterns.
         device_map: spread the model over devices, as transformers does it (needs accelerate).
         tokenizer: for text, where the model comes without one: one of transformers'.
-        processor: for images, where the model comes without one: one of transformers'. Without any,
-            a model of your own gets images as float32 [batch, channels, height, width], 0 to 1.
+        processor: for images, where the model comes without one: one of transformers', or a
+            function of one image, uint8 [channels, height, width], such as torchvision's
+            transforms. Without any, a model of your own gets images as float32
+            [batch, channels, height, width], 0 to 1.
 
     Raises:
         HostNotFound: there is no such host, or it cannot be loaded; code from a repository is
@@ -218,7 +223,7 @@ def _first_line(problem: Exception) -> str:
 
 
 def _from_torchvision(rest: str, name: str, wanted: _Wanted) -> Host:
-    """Load a torchvision model: its own weights, or a file's, or (`@random`) none."""
+    """Load a torchvision model: its own weights, or a file's, or (`@random`) ones of no use."""
     library = torchvision()
     kind, _, weights = rest.partition("@")
     known = library.models.list_models()
@@ -228,7 +233,8 @@ def _from_torchvision(rest: str, name: str, wanted: _Wanted) -> Host:
         if not weights:
             model = library.models.get_model(kind, weights="DEFAULT")
         else:
-            model = library.models.get_model(kind, weights=None)
+            with _same_each_time():
+                model = library.models.get_model(kind, weights=None)
             if weights != "random":
                 model.load_state_dict(_state(Path(weights)))
     except _UNREADABLE as problem:
@@ -244,12 +250,21 @@ def _from_timm(rest: str, name: str, wanted: _Wanted) -> Host:
     if not library.is_model(kind):
         raise HostNotFound(f"timm has no model {kind!r}.{near(kind, library.list_models())}")
     try:
-        model = library.create_model(kind, pretrained=not weights)
+        with _same_each_time():
+            model = library.create_model(kind, pretrained=not weights)
         if weights not in ("", "random"):
             model.load_state_dict(_state(Path(weights)))
     except _UNREADABLE as problem:
         raise HostNotFound(f"{name}: its weights cannot be loaded: {problem}") from problem
     return _of_module(model.to(wanted.dtype), name, None, wanted.processor)
+
+
+@contextmanager
+def _same_each_time() -> Generator[None]:
+    """Let what is drawn at random be the same in each process: a host is used more than once."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def _state(path: Path) -> dict[str, Tensor]:
@@ -285,7 +300,7 @@ def _from_python(rest: str, name: str, wanted: _Wanted) -> Host:
         raise
     except Exception as problem:
         raise HostNotFound(
-            f"{name}: {type(problem).__name__}: {problem} Expected python:module:factory, a "
+            f"{name}: {type(problem).__name__}: {problem}. Expected python:module:factory, a "
             "function without arguments that returns an nn.Module or a Host."
         ) from problem
     finally:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from probe_sae.errors import ShapeError, SiteNotFound
 from probe_sae.host.hooks import StopForward, hooked
 from probe_sae.host.host import Host
+from probe_sae.host.layouts import image_size
 from probe_sae.host.loading import host_of
 from probe_sae.host.modules import modules_of
 from probe_sae.host.sites import Site
@@ -100,6 +101,8 @@ class SiteWatch:
         self.runs = 0
         self.fired: list[str] = []
         """The sites that fired in the run that just ended, in order."""
+        self.image: tuple[int, int] | None = None
+        """Height and width of the images that the host runs on."""
         self._ever: set[str] = set()
         self._deepest: str | None = None
 
@@ -109,7 +112,7 @@ class SiteWatch:
         if self.host.model.training:
             say(f"{self.host.name} is in training mode: dropout changes what is seen. Call eval().")
         root = self.host.entry
-        starts = root.register_forward_pre_hook(self._begin)
+        starts = root.register_forward_pre_hook(self._begin, with_kwargs=True)
         try:
             with hooked(self.host.model, self.sites, self._at_site, root):
                 ends = root.register_forward_hook(self._end)
@@ -165,7 +168,8 @@ class SiteWatch:
             return f" Its module was not called {site.call + 1} times."
         return " The model does not call this module on such inputs."
 
-    def _begin(self, *_: Any) -> None:
+    def _begin(self, _: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.image = image_size([*args, *named.values()])
         self.runs += 1
         self.fired = []
 

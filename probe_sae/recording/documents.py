@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +115,7 @@ def _texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _own_texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Yield what a function of the user's own gives, as names and texts."""
-    for i, item in enumerate(recipe.make() if recipe.make else ()):
+    for i, item in _own_items(recipe):
         name, text = item if isinstance(item, tuple) else (f"{recipe.name}:{i}", item)
         if not isinstance(text, str):
             raise DatasetError(
@@ -127,17 +128,36 @@ def _own_texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _own_images(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
     """Yield what a function of the user's own gives, as names, pixels and classes."""
-    for i, item in enumerate(recipe.make() if recipe.make else ()):
-        given: tuple[Any, ...] = item if isinstance(item, tuple) else (f"{recipe.name}:{i}", item)
+    for i, item in _own_items(recipe):
+        given: tuple[Any, ...] = item if isinstance(item, tuple) else (item,)
+        if given and not isinstance(given[0], str):  # without a name
+            given = (f"{recipe.name}:{i}", *given)
         name, array, label = (*given, -1)[:3] if len(given) in (2, 3) else ("", None, -1)
         pixels: NDArray[Any] = np.asarray(array)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.dtype != np.uint8:
             raise DatasetError(
                 f"dataset {recipe.name}, item {i} is {pixels.dtype} {pixels.shape}; expected uint8 "
-                "[height, width, 1 or 3], or (name, array), or (name, array, class)."
+                "[height, width, 1 or 3], or (name, array), (array, class), (name, array, class)."
+            )
+        label = -1 if label is None else label
+        if not isinstance(label, Integral) or isinstance(label, bool) or label < -1:
+            raise DatasetError(
+                f"dataset {recipe.name}, item {i} has the class {label!r}; expected a whole number "
+                "from 0 on, the host's, or -1 for none."
             )
         yield str(name), pixels, int(label)
+
+
+def _own_items(recipe: Recipe) -> Iterator[tuple[int, Any]]:
+    """Yield what a function of the user's own gives, numbered."""
+    items: Any = recipe.make() if recipe.make else ()
+    if not isinstance(items, Iterable):
+        raise DatasetError(
+            f"dataset {recipe.name}: its function returned {type(items).__name__}; expected "
+            "something to go through, item by item."
+        )
+    yield from enumerate(cast("Iterable[Any]", items))
 
 
 def _files(recipe: Recipe) -> list[str]:

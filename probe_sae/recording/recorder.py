@@ -235,8 +235,8 @@ def _check_same_recording(partial: Path, provenance: dict[str, Any]) -> None:
         return
     if differing := _differing(provenance, json.loads(path.read_text("utf-8"))):
         raise StoreError(
-            f"{partial} was begun with another {', '.join(differing)}; finish it with the old "
-            "ones, or drop it and start anew with --force."
+            f"{partial} was begun otherwise ({', '.join(differing)}). Finish it as it was begun, "
+            "or drop it and start anew with --force."
         )
 
 

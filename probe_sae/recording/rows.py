@@ -10,8 +10,7 @@ from torch import Tensor
 
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host import Host, Site
-from probe_sae.host.layouts import as_rows, grid_of, layout_of
-from probe_sae.host.modules import module_at
+from probe_sae.host.layouts import as_rows, grid_of, image_size, layout_of
 from probe_sae.recording.batches import Batch
 from probe_sae.store import RecordedRows
 
@@ -52,8 +51,7 @@ class RowGatherer:
         """
         if self._batch is None:
             raise ShapeError("rows are gathered from a batch that was not announced.")
-        module = module_at(self._host.model, site.path)
-        layout = layout_of(site, module, tensor, _image_size(self._batch))
+        layout = layout_of(site, self._host.model, tensor, _image_size(self._batch))
         if layout == "windows":
             raise ShapeError(
                 f"{site.name} holds windows of local attention, whose positions are shuffled; tap "
@@ -160,8 +158,7 @@ def _image_size(batch: Batch | None) -> tuple[int, int] | None:
     """Return height and width of a batch's images; None for anything else."""
     if batch is None or batch.keep is not None:
         return None
-    pixels = next(iter(batch.inputs.values()))
-    return (int(pixels.shape[-2]), int(pixels.shape[-1])) if pixels.ndim == 4 else None
+    return image_size(batch.inputs.values())
 
 
 def _grid(count: int, image: tuple[int, int] | None) -> tuple[int, int]:

@@ -84,16 +84,18 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
     def encode_sparse(self, x: Tensor) -> SparseCodes:
         """Return the codes of raw activations without their zeros.
 
+        Those of a row that is not finite are NaN.
+
         Args:
             x: [rows, d_model].
 
         Raises:
             ShapeError: rows are not d_model long.
         """
-        return self._codes(self._scaled(x))
+        return _unknown_where(self._codes(self._scaled(x)), x)
 
     def encode(self, x: Tensor, refine: "Refinement | str | None" = None) -> Tensor:
-        """Return the codes of raw activations, [rows, features].
+        """Return the codes of raw activations, [rows, features]; NaN where a row is not finite.
 
         Args:
             x: [rows, d_model].
@@ -105,7 +107,9 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
             SettingsError: the refinement does not suit this architecture.
         """
         self._check_rows(x)
-        codes = self.encode_sparse(x) if refine is None else refined(self, x, refine)
+        codes = self.encode_sparse(x)
+        if refine is not None:
+            codes = _unknown_where(refined(self, x, refine), x)
         return sparse.to_dense(codes, self.features)
 
     def decode(self, codes: Tensor | SparseCodes) -> Tensor:
@@ -113,7 +117,11 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
 
         Args:
             codes: [rows, features], or what `encode_sparse` gave.
+
+        Raises:
+            ShapeError: codes are not `features` long.
         """
+        self._check_codes(codes)
         return self._reconstruct(codes) / self._output_scale()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -265,6 +273,17 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
                 f"[rows, {self.d_model}]. Is this the site it was trained on?"
             )
 
+    def _check_codes(self, codes: Tensor | SparseCodes) -> None:
+        if isinstance(codes, SparseCodes):
+            return
+        if not isinstance(codes, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ShapeError(f"codes are a {type(codes).__name__}; expected a tensor.")
+        if codes.ndim != 2 or codes.shape[1] != self.features:
+            raise ShapeError(
+                f"codes have shape {tuple(codes.shape)}; this dictionary decodes "
+                f"[rows, {self.features}]."
+            )
+
     def _scaled_pair(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is encoded and what is to be reconstructed, in scaled units."""
         x, target = self.split(rows)
@@ -272,3 +291,12 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
         if target is x:
             return scaled, scaled
         return scaled, target.to(scaled.dtype) * self._output_scale()
+
+
+def _unknown_where(codes: SparseCodes, x: Tensor) -> SparseCodes:
+    """Return codes that are NaN where a row, [rows, d_model], is not finite, so that it is seen."""
+    lost = ~x.detach().sum(1, dtype=torch.float32).isfinite()
+    if not bool(lost.any()):
+        return codes
+    lost &= ~x.detach().isfinite().all(1)  # not only their sum
+    return codes._replace(values=torch.where(lost[:, None], torch.nan, codes.values))

@@ -49,7 +49,11 @@ class OMP:
     """
 
     k: int = 32
-    """Features of a row."""
+    """Features of a row; all where there are fewer."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise SettingsError(f"k is {self.k}; expected at least 1.")
 
 
 Refinement = Lista | LeaveOneOut | OMP
@@ -76,6 +80,10 @@ def refined(sae: "SAE", x: Tensor, how: Refinement | str) -> SparseCodes:
         if isinstance(how, OMP):
             k = getattr(sae.settings, "k", how.k)
             how = replace(how, k=max(1, round(k)))
+    if not isinstance(how, (Lista, LeaveOneOut, OMP)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        names = ", ".join(_BY_NAME)
+        raise SettingsError(f"refine is {how!r}; expected Lista, LeaveOneOut, OMP, or {names}.")
+    x = x.to(sae.input_scale.dtype)
     if not sae.is_autoencoder:
         raise SettingsError(
             "a transcoder's codes cannot be refined: what they are to reconstruct is not there."

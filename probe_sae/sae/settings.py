@@ -1,10 +1,12 @@
 """The settings of an architecture: frozen dataclasses, from which the command line is made."""
 
+import math
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
+from numbers import Number
+from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args, get_origin, get_type_hints
 
 from probe_sae.errors import SettingsError, near
 
@@ -29,6 +31,7 @@ class Settings(ABC):
     """Size of the dictionary."""
 
     def __post_init__(self) -> None:
+        take_types(self)
         for name in names_of(type(self)):
             value = getattr(self, name)
             # The command line's 16.0 reads, and is kept, as the 16 that a script gives.
@@ -94,6 +97,17 @@ def check_choice(settings: Settings, name: str, choices: tuple[str, ...]) -> Non
         raise SettingsError(f"{name} is {value!r}; expected {', '.join(choices)}.{hint}")
 
 
+def take_types(settings: Any) -> None:
+    """Bring the fields of a frozen dataclass to their types, numbers of numpy too.
+
+    Raises:
+        SettingsError: a value is of another type.
+    """
+    values = {name: getattr(settings, name) for name in names_of(type(settings))}
+    for name, value in typed(type(settings), values).items():
+        object.__setattr__(settings, name, value)
+
+
 def typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values for the fields of a settings class, each of its field's type.
 
@@ -109,10 +123,14 @@ def typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as(kind: Any, name: str, value: Any) -> Any:
     if get_origin(kind) is types.UnionType:
+        if value is None and types.NoneType in get_args(kind):
+            return None
         kind = next(part for part in get_args(kind) if part is not types.NoneType)
     if get_origin(kind) is tuple:
         parts = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_as(get_args(kind)[0], name, part) for part in parts)
+    if isinstance(value, Number) and hasattr(value, "item"):
+        value = cast(Any, value).item()  # numpy's
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is bool and isinstance(value, bool):
         return value
@@ -121,7 +139,7 @@ def _as(kind: Any, name: str, value: Any) -> Any:
     if kind is float and is_number:
         return value
     if kind is int and is_number:
-        if value != int(value):
+        if not math.isfinite(value) or value != int(value):
             raise SettingsError(f"{name} is {value}; expected a whole number.")
         return int(value)
     words = {bool: "true or false", str: "a word", float: "a number", int: "a whole number"}

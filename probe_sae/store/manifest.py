@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from probe_sae.errors import StoreError
-from probe_sae.outputs import write_whole
+from probe_sae.outputs import nothing_at, write_whole
 from probe_sae.store import layout
 from probe_sae.store.journal import file_digest, read_journal
 from probe_sae.store.layout import SiteInfo
@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         text = path.read_text("utf-8")
         manifest = json.loads(text)
     except FileNotFoundError as problem:
-        raise StoreError(f"{folder} is no store: it has no manifest.json.") from problem
+        raise StoreError(nothing_at(folder, "store", path.name)) from problem
     except (OSError, ValueError, RecursionError) as problem:
         raise StoreError(f"{path} cannot be read: {problem}") from problem
     if not isinstance(manifest, dict) or manifest.get("format") != layout.FORMAT:

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -66,13 +66,15 @@ def load_state(
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
         raise FormatError(f"{path} is damaged: {problem}; start anew with --force.") from problem
     others = {
-        name for now, then in zip(runs, before, strict=False) for name in differing(now, then)
+        _told(name, now, then)
+        for now, then in zip(runs, before, strict=False)
+        for name in differing(now, then)
     }
     if others or len(runs) != len(before):
         what = ", ".join(sorted(others)) or f"number of dictionaries ({len(before)})"
         raise SettingsError(
-            f"{folder} was begun with another {what}; finish it with the old ones, "
-            "or drop it and start anew with --force."
+            f"{folder} was begun otherwise ({what}). Finish it as it was begun, or drop it and "
+            "start anew with --force."
         )
     return tensors, facts
 
@@ -81,6 +83,19 @@ def differing(run: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     """Return what a run depends on and an earlier one had otherwise."""
     now, then = (json.loads(json.dumps(dict(facts))) for facts in (run, before))
     return [name for name in now if now[name] != then.get(name)]
+
+
+def _told(name: str, now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
+    """Return what differs in a fact, setting by setting where it is a table."""
+    mine, theirs = json.loads(json.dumps(now[name])), then.get(name)
+    if not isinstance(mine, dict) or not isinstance(theirs, dict):
+        return name
+    table, other = cast("dict[str, Any]", mine), cast("dict[str, Any]", theirs)
+    return ", ".join(
+        f"{key} {other.get(key)!r} there, {value!r} here"
+        for key, value in table.items()
+        if value != other.get(key)
+    )
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from probe_sae.errors import SettingsError, near
-from probe_sae.sae import BatchTopK, Settings, architecture, names_of, settings_for, typed
+from probe_sae.sae import (
+    BatchTopK,
+    Settings,
+    architecture,
+    names_of,
+    settings_for,
+    take_types,
+    typed,
+)
 from probe_sae.training.precision import PRECISIONS
 
 
@@ -40,6 +48,7 @@ class TrainSettings:
     """A run whose result goes to disk is put there so often, to be resumed after a crash."""
 
     def __post_init__(self) -> None:
+        take_types(self)
         for name in ("rows", "batch_size"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected at least 1.")
@@ -48,7 +57,9 @@ class TrainSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected 0 or more.")
         for name in ("warm_up", "decay", "held_out", "ema"):
             if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; expected 0 up to 1.")
+                raise SettingsError(
+                    f"{name} is {getattr(self, name)}; expected 0 or more, under 1."
+                )
         if self.precision not in PRECISIONS:
             raise SettingsError(
                 f"precision is {self.precision!r}; expected {', '.join(PRECISIONS)}."

@@ -101,7 +101,7 @@ def sources(
         "split": split,
     }
     training = stream_of(data, names, trainer.seed, ~held)
-    _say_mixing(training, trainer.batch_size)
+    _say_mixing(training, min(trainer.batch_size, training.rows))
     if not trainer.held_out:
         return training, training, provenance
     return training, stream_of(data, names, trainer.seed, held), provenance

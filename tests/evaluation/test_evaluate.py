@@ -1,12 +1,13 @@
 """What a perfect, a useless and an ordinary dictionary score is what the formulas say."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probe_sae.analysis import analyse, steering_effects
 from probe_sae.errors import HostNotFound, SettingsError, ShapeError
@@ -14,7 +15,7 @@ from probe_sae.evaluation import compare, evaluate, finite, held_out, splitting,
 from probe_sae.evaluation.baselines import principal_components
 from probe_sae.evaluation.host_loss import host_figures, host_sums
 from probe_sae.host import Host, load_host
-from probe_sae.recording import Recipe, capture, load_dataset
+from probe_sae.recording import Recipe, capture, dataset_from, load_dataset
 from probe_sae.sae import SAE, TopK, fraction_unexplained, make_sae
 from probe_sae.store import Store, held_out_contexts
 from probe_sae.training import TrainSettings, train
@@ -271,6 +272,57 @@ def test_another_host_is_refused(store: Store, code_lm: Host, stdlib: Recipe) ->
 def test_another_dataset_is_refused(store: Store, code_lm: Host) -> None:
     with pytest.raises(SettingsError, match="another dataset stdlib than digits"):
         evaluate(constant(store), store, host=code_lm, dataset=load_dataset("digits"))
+
+
+class Classes(nn.Module):
+    """Tells three classes apart, or gives something that is no logits."""
+
+    def __init__(self, gives: str = "logits") -> None:
+        super().__init__()
+        self.conv, self.gives = nn.Conv2d(1, 5, 3), gives
+
+    def forward(self, x: Tensor) -> Any:
+        found = self.conv(x)
+        logits = found.mean((2, 3))[:, :3]
+        return {"logits": logits, "tuple": (logits,), "map": found}[self.gives]
+
+
+def pictures(change: str = "") -> Recipe:
+    """Return pictures under one name, whatever they are."""
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
+    classes = np.arange(40) % 3
+    if change == "order":
+        pixels = pixels[::-1]
+    if change == "classes":
+        classes = (classes + 1) % 3
+    items = [(f"{i}", p, int(c)) for i, (p, c) in enumerate(zip(pixels, classes, strict=True))]
+    return dataset_from(lambda: items, name="noise", kind="image")
+
+
+def test_other_inputs_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    host = load_host(Classes())
+    store = capture(host, pictures(), "path:conv@out", tmp_path / "store")
+
+    metrics = evaluate(perfect(5), store, host=host, dataset=pictures()).metrics
+    assert metrics["loss_recovered"] == pytest.approx(1, abs=1e-3)
+    for change in ("order", "classes"):
+        with pytest.raises(SettingsError, match=r"something else as its input 0 .*was recorded"):
+            evaluate(perfect(5), store, host=host, dataset=pictures(change))
+
+
+@pytest.mark.parametrize(
+    ("gives", "reason"), [("tuple", "it gives tuple, no"), ("map", r"it gives \[\d+, 5, 6, 6\]")]
+)
+def test_why_a_host_has_no_loss_is_said(
+    gives: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = load_host(Classes(gives))
+    store = capture(host, pictures(), "path:conv@out", tmp_path / "store")
+
+    metrics = evaluate(perfect(5), store, host=host, dataset=pictures()).metrics
+
+    assert "loss_recovered" not in metrics
+    assert re.search(f"Classes has no loss here: {reason}", capsys.readouterr().err)
 
 
 def test_rows_of_another_host_than_training_saw_are_said(

@@ -51,6 +51,7 @@ def test_a_folder_without_a_model_says_what_is_expected(tmp_path: Path) -> None:
 
 def test_a_torchvision_model_offers_its_sites_and_its_modules() -> None:
     host = load_host("torchvision:squeezenet1_1@random")
+    assert host.digest == load_host("torchvision:squeezenet1_1@random").digest
 
     assert host.sites["blocks.0.out"].path == "features.3"
     assert [site.path for site in host.find_sites("path:features.3@out")] == ["features.3"]

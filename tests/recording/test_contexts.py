@@ -146,7 +146,9 @@ def test_a_host_that_reads_less_than_was_asked_for_is_named(
 def test_inputs_of_the_users_own_are_a_dataset(kind: str) -> None:
     pixels = np.zeros((4, 6, 3), np.uint8)
     items = (
-        ["one", ("second", "two"), "  "] if kind == "text" else [pixels, ("b", pixels[..., 0], 7)]
+        ["one", ("second", "two"), "  "]
+        if kind == "text"
+        else [pixels, ("b", pixels[..., 0], np.int64(7)), (pixels, 3), ("d", pixels, None)]
     )
     recipe = dataset_from(lambda: items, name="own", kind=kind)
 
@@ -159,6 +161,8 @@ def test_inputs_of_the_users_own_are_a_dataset(kind: str) -> None:
         assert [(p.name, p.pixels.shape, p.label) for p in pictures(recipe)] == [
             ("own:0", (4, 6, 3), -1),
             ("b", (4, 6, 1), 7),
+            ("own:2", (4, 6, 3), 3),
+            ("d", (4, 6, 3), -1),
         ]
 
 
@@ -169,6 +173,9 @@ def test_inputs_of_the_users_own_are_a_dataset(kind: str) -> None:
         ("image", np.zeros((4, 4, 3)), "is float64"),
         ("image", np.zeros((4, 4, 7), np.uint8), r"\(4, 4, 7\); expected uint8"),
         ("image", ("a", 1, 2, 3), "expected uint8"),
+        ("image", ("a", np.zeros((4, 4), np.uint8), "cat"), "class 'cat'; expected a whole number"),
+        ("image", ("a", np.zeros((4, 4), np.uint8), 1.5), "class 1.5; expected a whole number"),
+        ("image", ("a", np.zeros((4, 4), np.uint8), -2), "class -2; expected a whole number"),
     ],
 )
 def test_inputs_that_are_none_say_what_is_expected(kind: str, item: object, message: str) -> None:
@@ -176,6 +183,11 @@ def test_inputs_that_are_none_say_what_is_expected(kind: str, item: object, mess
 
     with pytest.raises(DatasetError, match=message):
         list(documents(recipe) if kind == "text" else pictures(recipe))
+
+
+def test_a_function_that_gives_nothing_to_go_through_is_refused() -> None:
+    with pytest.raises(DatasetError, match="its function returned NoneType; expected something"):
+        list(documents(dataset_from(lambda: None, name="own", kind="text")))  # type: ignore[arg-type,return-value]
 
 
 def test_the_pretrained_story_model_records_its_hidden_states(

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 from probe_sae.errors import DatasetError, SettingsError, ShapeError
-from probe_sae.host import Host, hook_maps, load_host, tap
+from probe_sae.host import Host, edit, hook_maps, load_host, tap
 from probe_sae.host.layouts import as_rows, from_rows
 from probe_sae.host.tiny import tiny_host
 from probe_sae.recording import CaptureSettings, Recipe, batches, capture, dataset_from
@@ -102,6 +102,19 @@ def test_the_layout_is_told_from_module_or_shape(net: Host, tmp_path: Path, site
     name = next(iter(store.sites))
     torch.testing.assert_close(store.read(name, 0, store.rows), expected)
     assert store.provenance["grid"] == [4, 4]
+
+
+@pytest.mark.parametrize("site", ["path:first@out", "path:last@out"])
+def test_an_edit_tells_layouts_as_a_recording_does(net: Host, site: str) -> None:
+    (batch,) = batches(net, pictures(8, 8))
+    rows: list[Tensor] = []
+
+    with tap(net, "path:conv@out") as seen, edit(net, site, lambda x: rows.append(x) or x):
+        net(batch.inputs)
+        net(next(iter(batch.inputs.values())))
+
+    expected = seen["path:conv@out"].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(torch.cat(rows), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 8), (10, 10)])
@@ -250,6 +263,19 @@ def test_inputs_that_the_host_does_not_take_are_one_clear_error(tmp_path: Path) 
         capture(host, pictures(8, 8), "path:0@out", tmp_path / "store", FULL)
 
 
+def test_images_of_different_sizes_are_one_clear_error(tmp_path: Path) -> None:
+    made = [np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)]
+    recipe = dataset_from(lambda: made, name="two", kind="image")
+
+    with pytest.raises(ShapeError, match=r"of \[3, 8, 8\] and of \[3, 9, 8\] at once .*Resize"):
+        capture(load_host("pixels"), recipe, "input", tmp_path / "store", FULL)
+
+
+def test_a_tensor_that_the_host_does_not_take_is_named() -> None:
+    with pytest.raises(ShapeError, match=r"does not run on input \[2, 5\]"):
+        load_host(nn.Sequential(nn.Linear(7, 2))).run(torch.zeros(2, 5))
+
+
 class Sequence(nn.Module):
     """Gives [positions, batch, width] in one place, and a 1-d convolution in another."""
 
@@ -266,7 +292,20 @@ def test_a_batch_that_is_not_first_is_refused(tmp_path: Path) -> None:
     host = load_host(Sequence())
 
     with pytest.raises(ShapeError, match="its first axis is not the batch"):
-        capture(host, pictures(8, 7), "path:first@out", tmp_path / "store", FULL)
+        capture(host, pictures(8, 7), "path:first@out:BTD", tmp_path / "store", FULL)
+
+
+def test_what_takes_any_layout_is_asked_for_its_own_where_sequences_are(tmp_path: Path) -> None:
+    """An activation behind a 1-d convolution gives channels first; elsewhere it does not."""
+    host = load_host(nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 5, 1), nn.ReLU()))
+
+    with pytest.raises(ShapeError, match="path:2@out:BCT or path:2@out:BTD"):
+        capture(host, pictures(8, 7), "path:2@out", tmp_path / "store", FULL)
+    store = capture(host, pictures(8, 7), "path:2@out:BCT", tmp_path / "bct", FULL)
+    assert store.site("path:2@out:BCT").width == 5
+
+    host = load_host(nn.Sequential(nn.Flatten(2), nn.Linear(56, 5), nn.ReLU()))
+    assert capture(host, pictures(8, 7), "path:2@out", tmp_path / "btd", FULL).rows == 9
 
 
 def test_the_rows_of_a_one_dimensional_convolution_are_its_positions(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from probe_sae.errors import FormatError, SettingsError, ShapeError
 from probe_sae.sae import (
     ARCHITECTURES,
+    L1,
+    OMP,
     SAE,
     BatchTopK,
     TopK,
@@ -198,6 +200,60 @@ def test_rows_that_are_no_tensor_are_refused(refine: str | None) -> None:
 
     with pytest.raises(ShapeError, match=r"are a ndarray; expected a tensor: torch\.as_tensor"):
         sae.encode(rows, refine)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_codes_of_a_row_that_is_not_finite_are_no_numbers(arch: str, wrong: float) -> None:
+    sae, x = make(arch)
+    x = sae.split(x[:6])[0].clone()
+    fine = sae.encode(x)
+    x[3, 1] = wrong
+
+    found = sae.encode(x)
+
+    assert bool(found[3].isnan().any())
+    others = [0, 1, 2, 4, 5]
+    torch.testing.assert_close(found[others], fine[others])
+    if sae.linear_decoder() is not None and sae.is_autoencoder:
+        assert bool(sae.encode(x, refine="omp")[3].isnan().any())
+
+
+def test_rows_of_any_precision_are_refined() -> None:
+    sae, x = make("topk")
+    wanted = sae.encode(x[:20], refine="omp")
+
+    for dtype in (torch.float64, torch.bfloat16):
+        for how in ("omp", "lista", "leave_one_out"):
+            assert sae.encode(x[:20].to(dtype), refine=how).dtype == torch.float32
+    torch.testing.assert_close(sae.encode(x[:20].double(), refine="omp"), wanted)
+
+
+def test_refinements_that_cannot_be_are_refused() -> None:
+    sae, x = make("topk")
+    how: Any = 5
+
+    with pytest.raises(SettingsError, match="refine is 5; expected Lista"):
+        sae.encode(x, refine=how)
+    with pytest.raises(SettingsError, match="k is 0"):
+        OMP(k=0)
+
+
+@pytest.mark.parametrize("codes", [torch.zeros(5, 3), torch.zeros(50), np.zeros((5, 50))])
+def test_codes_that_are_none_of_the_dictionary_are_refused(codes: Any) -> None:
+    with pytest.raises(ShapeError, match=r"decodes \[rows, |expected a tensor"):
+        make("topk")[0].decode(codes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"k": "4"}, "k is '4'; expected a number"), ({"features": True}, "whole number")],
+)
+def test_settings_of_another_type_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        TopK(**values)
+    assert TopK(features=np.int64(64), k=np.int32(4)) == TopK(features=64, k=4)
+    assert L1(features=64, hidden=32) == L1(features=64, hidden=(32,))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_another_run_is_not_continued(
 
     with pytest.raises(OutputExists, match="resume=True"):
         train(store, settings("topk"), RUN, site="site", out=tmp_path / "sae")
-    with pytest.raises(SettingsError, match="begun with another settings"):
+    with pytest.raises(SettingsError, match=r"\(features 256 there, 32 here, k 2 there, 3 here\)"):
         train(store, TopK(32, 3), RUN, site="site", out=tmp_path / "sae", resume=True)
     begun.write_bytes(begun.read_bytes()[:-100])
     with pytest.raises(FormatError, match="start anew with force=True"):

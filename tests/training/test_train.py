@@ -190,7 +190,7 @@ def test_a_finished_dictionary_is_not_overwritten(tmp_path: Path) -> None:
         ({"precision": "bf61"}, "Near it: bf16"),
         ({"arch": "jumprelu", "penalty": "tan"}, "Near it: tanh"),
         ({"arch": "kl", "hidden": [8, 0]}, "at least 1"),
-        ({"held_out": 1.0}, "expected 0 up to 1"),
+        ({"held_out": 1.0}, "expected 0 or more, under 1"),
     ],
 )
 def test_impossible_settings_are_refused(values: dict[str, Any], message: str) -> None:
