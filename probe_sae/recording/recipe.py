@@ -52,7 +52,7 @@ def dataset_from(make: Callable[[], Iterable[Any]], *, name: str, kind: str) -> 
     Args:
         make: called for each pass, always the same inputs in the same order. Of text: strings, or
             (name, text). Of images: [height, width, channels] uint8 arrays with 1 or 3 channels,
-            or (name, array), or (name, array, class).
+            or (name, array), (array, class), or (name, array, class); a class is the host's number.
         name: what a store's provenance calls it; the same name must mean the same inputs.
         kind: `text` or `image`.
 

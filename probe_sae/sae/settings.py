@@ -1,12 +1,12 @@
 """The settings of an architecture: frozen dataclasses, from which the command line is made."""
 
-import math
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Number
 from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from probe_sae.errors import SettingsError, near
 
@@ -122,6 +122,8 @@ def typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as(kind: Any, name: str, value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return _as(kind, name, value.item())
     if get_origin(kind) is types.UnionType:
         if value is None and types.NoneType in get_args(kind):
             return None
@@ -129,8 +131,6 @@ def _as(kind: Any, name: str, value: Any) -> Any:
     if get_origin(kind) is tuple:
         parts = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_as(get_args(kind)[0], name, part) for part in parts)
-    if isinstance(value, Number) and hasattr(value, "item"):
-        value = cast(Any, value).item()  # numpy's
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is bool and isinstance(value, bool):
         return value
@@ -138,10 +138,13 @@ def _as(kind: Any, name: str, value: Any) -> Any:
         return value
     if kind is float and is_number:
         return value
+    if kind is int and type(value) is int:
+        return value
     if kind is int and is_number:
-        if not math.isfinite(value) or value != int(value):
+        number = float(cast(Any, value))
+        if not number.is_integer():  # nor is what is not finite
             raise SettingsError(f"{name} is {value}; expected a whole number.")
-        return int(value)
+        return int(number)
     words = {bool: "true or false", str: "a word", float: "a number", int: "a whole number"}
     raise SettingsError(f"{name} is {value!r}; expected {words.get(kind, kind)}.")
 

@@ -252,8 +252,10 @@ def test_codes_that_are_none_of_the_dictionary_are_refused(codes: Any) -> None:
 def test_settings_of_another_type_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         TopK(**values)
-    assert TopK(features=np.int64(64), k=np.int32(4)) == TopK(features=64, k=4)
-    assert L1(features=64, hidden=32) == L1(features=64, hidden=(32,))  # type: ignore[arg-type]
+    numbers: dict[str, Any] = {"features": np.int64(64), "k": np.int32(4)}
+    assert TopK(**numbers) == TopK(features=64, k=4)
+    one: Any = 32
+    assert L1(features=64, hidden=one) == L1(features=64, hidden=(32,))
 
 
 @pytest.mark.parametrize(
