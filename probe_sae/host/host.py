@@ -240,9 +240,17 @@ class Host(Shown):
         elif hasattr(self.processor, "preprocess"):
             done = self.processor(images, return_tensors="pt", input_data_format="channels_last")
             made = list(done["pixel_values"])
+        elif not callable(self.processor):
+            raise ShapeError(f"{self.processor!r} prepares no images; expected a function of one.")
         else:
             made = [self.processor(torch.tensor(image).permute(2, 0, 1)) for image in images]
         for i, image in enumerate(made):
+            if not isinstance(image, Tensor) or image.ndim != 3:
+                shape = list(getattr(image, "shape", []))
+                raise ShapeError(
+                    f"the processor of {self.name} makes {type(image).__name__} {shape} of an "
+                    "image; expected a tensor, [channels, height, width]."
+                )
             if image.shape != made[0].shape:
                 raise ShapeError(
                     f"{self.name} gets images of {list(made[0].shape)} and of {list(image.shape)} "

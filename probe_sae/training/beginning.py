@@ -120,6 +120,8 @@ def _train(
     track: Track | Sequence[Track],
 ) -> list[SAE]:
     openers, device = openers_for(track), device_for(device)
+    if resume and out is None:
+        raise SettingsError("there is nothing to resume without out=, the folder it was begun in.")
     if isinstance(data, (str, Path)):
         data = open_store(data)
     sites = [site] if isinstance(site, str) else site

@@ -75,8 +75,13 @@ def sources(
         data: a store, a stream, a tensor [rows, d_model], or one tensor for each of several sites.
         sites: which sites of a store; its only one by default.
         trainer: says what is held out.
+
+    Raises:
+        SettingsError: sites are named of tensors, or a tensor's rows are no rows of numbers.
     """
     if isinstance(data, (Tensor, tuple)):
+        if sites:
+            raise SettingsError(f"a site is named ({', '.join(sites)}), but tensors have none.")
         return *_of_tensors(data if isinstance(data, tuple) else (data,), trainer), {}
     split = {"held_out": trainer.held_out, "seed": trainer.seed}
     if isinstance(data, SplitStream):
@@ -114,6 +119,9 @@ def _of_tensors(
         shapes = ", ".join(str(tuple(part.shape)) for part in parts)
         raise ShapeError(f"rows have shape {shapes}, expected [rows, d_model] of as many rows.")
     for rows in parts:
+        if rows.is_complex() or not rows.shape[1]:
+            kind = str(rows.dtype).removeprefix("torch.")
+            raise ShapeError(f"rows are {kind} {tuple(rows.shape)}; expected real numbers.")
         if message := name_bad_rows(rows, 0, None, "of the tensor"):
             raise SettingsError(message)
     rows = parts[0] if len(parts) == 1 else torch.cat(parts, 1)

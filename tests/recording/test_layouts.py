@@ -271,6 +271,14 @@ def test_images_of_different_sizes_are_one_clear_error(tmp_path: Path) -> None:
         capture(load_host("pixels"), recipe, "input", tmp_path / "store", FULL)
 
 
+@pytest.mark.parametrize("processor", [3, lambda image: torch.zeros(2, 3, 8, 8), lambda _: None])
+def test_a_processor_that_makes_no_image_is_one_clear_error(processor: Any) -> None:
+    host = load_host(nn.Sequential(nn.Flatten()), processor=processor)
+
+    with pytest.raises(ShapeError, match=r"prepares no images|of an image; expected a tensor"):
+        list(batches(host, pictures(8, 8)))
+
+
 def test_a_tensor_that_the_host_does_not_take_is_named() -> None:
     with pytest.raises(ShapeError, match=r"does not run on input \[2, 5\]"):
         load_host(nn.Sequential(nn.Linear(7, 2))).run(torch.zeros(2, 5))

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from probe_sae.errors import OutputExists, SettingsError
+from probe_sae.errors import OutputExists, ProbeSaeError, SettingsError
 from probe_sae.sae import (
     ARCHITECTURES,
     L1,
@@ -226,6 +227,22 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert max(rates) == 1.0
     assert rates[50] == 1.0
     assert rates[-1] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (torch.randn(50, 4), {"resume": True}, "nothing to resume without out="),
+        (torch.randn(50, 4), {"site": "blocks.0.out"}, "site is named .blocks.0.out., but tensors"),
+        (torch.randn(50, 0), {}, r"rows are float32 \(50, 0\); expected real numbers"),
+        (torch.randn(50, 4, dtype=torch.complex64), {}, "rows are complex64"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    rows: Tensor, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ProbeSaeError, match=message):
+        train(rows, TopK(features=16, k=2), TrainSettings(rows=100), device="cpu", **options)
 
 
 def test_batches_are_no_larger_than_there_are_rows(capsys: pytest.CaptureFixture[str]) -> None:
