@@ -8,7 +8,7 @@ import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
-_OPTION = re.compile(r"`[^`]*`|(?<![\w-])--(set )?([a-z][a-z-]*[a-z])")
+_OPTION = re.compile(r"`[^`]*`|(?<![\w/-])--(set )?([a-z][a-z-]*[a-z])")
 _SWITCHES = ("force", "resume")
 _spoken_to_command_line = False
 

@@ -82,7 +82,7 @@ def whole_folder(
         except BaseException as problem:
             if not _worth_keeping(partial, keep):
                 shutil.rmtree(partial, ignore_errors=True)
-            elif isinstance(problem, ProbeSaeError) and not resume:
+            elif isinstance(problem, ProbeSaeError) and not resume and not _is_within_partial(out):
                 say(f"{partial} keeps what is done; --resume goes on from there.")
             raise
         _put_in_place(partial, out)
@@ -121,7 +121,9 @@ def nothing_at(folder: Path, what: str, name: str) -> str:
         return f"{folder} is no {what}: it has no {name}."
     if folder.with_name(f"{folder.name}.partial").exists():
         return f"{folder} is not finished: continue it with --resume."
-    beside = [item.name for item in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    beside: list[str] = []
+    with suppress(OSError):
+        beside = [item.name for item in folder.parent.iterdir()]
     return f"there is no folder {folder}.{near(folder.name, beside)}"
 
 
@@ -231,6 +233,11 @@ def interrupts_wait() -> Generator[list[int]]:
             signal.signal(number, handler)
     if seen:
         raise KeyboardInterrupt
+
+
+def _is_within_partial(out: Path) -> bool:
+    """Return whether an output is a part of a larger one, which says itself that it may go on."""
+    return any(part.name.endswith(".partial") for part in out.parents)
 
 
 def _may_be_replaced(out: Path, marks: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ MESSAGES = {
     "--max-length 1 leaves no room.": "`max_length` 1 leaves no room.",
     "Lower it (--set lr=1e-4), or --set batch_size=5.": "Lower it (lr=1e-4), or batch_size=5.",
     "expected what `evaluate --out` wrote": "expected what `evaluate --out` wrote",
-    "my--folder, a -- dash, ---force": "my--folder, a -- dash, ---force",
+    "/--force/my--folder, a -- dash, ---force": "/--force/my--folder, a -- dash, ---force",
 }
 
 

@@ -107,8 +107,9 @@ def layout_of(
     if tensor.ndim == 3:
         if isinstance(module, _SEQUENCES):
             return "BCT"
+        around = module_at(model, site.path.rpartition(".")[0])
         told = not isinstance(module, _SAY_NOTHING)
-        if told or not any(isinstance(m, _SEQUENCES) for m in model.modules()):
+        if told or not any(isinstance(m, _SEQUENCES) for m in around.modules()):
             return "BTD"
     if tensor.ndim == 4:
         if type(module) in _CHANNELS_LAST:

@@ -263,7 +263,7 @@ def _from_timm(rest: str, name: str, wanted: _Wanted) -> Host:
 def _same_each_time() -> Generator[None]:
     """Let what is drawn at random be the same in each process: a host is used more than once."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # no other device's, which nothing would put back
         yield
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from numbers import Integral
+from operator import index
 from pathlib import Path
 from typing import Any, cast
 
@@ -130,7 +130,7 @@ def _own_images(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
     """Yield what a function of the user's own gives, as names, pixels and classes."""
     for i, item in _own_items(recipe):
         given: tuple[Any, ...] = item if isinstance(item, tuple) else (item,)
-        if given and not isinstance(given[0], str):  # without a name
+        if len(given) == 1 or (len(given) == 2 and np.ndim(given[0]) >= 2):  # without a name
             given = (f"{recipe.name}:{i}", *given)
         name, array, label = (*given, -1)[:3] if len(given) in (2, 3) else ("", None, -1)
         pixels: NDArray[Any] = np.asarray(array)
@@ -140,13 +140,16 @@ def _own_images(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
                 f"dataset {recipe.name}, item {i} is {pixels.dtype} {pixels.shape}; expected uint8 "
                 "[height, width, 1 or 3], or (name, array), (array, class), (name, array, class)."
             )
-        label = -1 if label is None else label
-        if not isinstance(label, Integral) or isinstance(label, bool) or label < -1:
+        try:
+            number = -1 if label is None else index(label)
+        except TypeError:
+            number = -2
+        if number < -1 or isinstance(label, bool):
             raise DatasetError(
                 f"dataset {recipe.name}, item {i} has the class {label!r}; expected a whole number "
                 "from 0 on, the host's, or -1 for none."
             )
-        yield str(name), pixels, int(label)
+        yield str(name), pixels, number
 
 
 def _own_items(recipe: Recipe) -> Iterator[tuple[int, Any]]:

@@ -92,7 +92,10 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
         Raises:
             ShapeError: rows are not d_model long.
         """
-        return _unknown_where(self._codes(self._scaled(x)), x)
+        codes, lost = self._codes(self._scaled(x)), _lost(x)
+        if lost is None:
+            return codes
+        return codes._replace(values=codes.values.masked_fill(lost[:, None], torch.nan))
 
     def encode(self, x: Tensor, refine: "Refinement | str | None" = None) -> Tensor:
         """Return the codes of raw activations, [rows, features]; NaN where a row is not finite.
@@ -107,10 +110,10 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
             SettingsError: the refinement does not suit this architecture.
         """
         self._check_rows(x)
-        codes = self.encode_sparse(x)
-        if refine is not None:
-            codes = _unknown_where(refined(self, x, refine), x)
-        return sparse.to_dense(codes, self.features)
+        codes = self.encode_sparse(x) if refine is None else refined(self, x, refine)
+        dense = sparse.to_dense(codes, self.features)
+        lost = _lost(x)
+        return dense if lost is None else dense.masked_fill(lost[:, None], torch.nan)
 
     def decode(self, codes: Tensor | SparseCodes) -> Tensor:
         """Return reconstructions in raw units, [rows, d_out].
@@ -293,10 +296,9 @@ class SAE(Pretrained, nn.Module, Shown, ABC):
         return scaled, target.to(scaled.dtype) * self._output_scale()
 
 
-def _unknown_where(codes: SparseCodes, x: Tensor) -> SparseCodes:
-    """Return codes that are NaN where a row, [rows, d_model], is not finite, so that it is seen."""
+def _lost(x: Tensor) -> Tensor | None:
+    """Return which rows, [rows, d_model], are not finite; None where all are."""
     lost = ~x.detach().sum(1, dtype=torch.float32).isfinite()
     if not bool(lost.any()):
-        return codes
-    lost &= ~x.detach().isfinite().all(1)  # not only their sum
-    return codes._replace(values=torch.where(lost[:, None], torch.nan, codes.values))
+        return None
+    return lost & ~x.detach().isfinite().all(1)  # not only their sum

@@ -98,14 +98,20 @@ def check_choice(settings: Settings, name: str, choices: tuple[str, ...]) -> Non
 
 
 def take_types(settings: Any) -> None:
-    """Bring the fields of a frozen dataclass to their types, numbers of numpy too.
+    """Bring the plain fields of a frozen dataclass to their types, numbers of numpy too.
+
+    Fields of other types, which an architecture of one's own may have, are left alone.
 
     Raises:
         SettingsError: a value is of another type.
     """
-    values = {name: getattr(settings, name) for name in names_of(type(settings))}
-    for name, value in typed(type(settings), values).items():
-        object.__setattr__(settings, name, value)
+    for field in fields(settings):
+        if field.type in _PLAIN:
+            value = _as(field.type, field.name, getattr(settings, field.name))
+            object.__setattr__(settings, field.name, value)
+
+
+_PLAIN = (bool, str, int, float, tuple[int, ...], tuple[float, ...])
 
 
 def typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,8 +131,6 @@ def _as(kind: Any, name: str, value: Any) -> Any:
     if isinstance(value, np.generic):
         return _as(kind, name, value.item())
     if get_origin(kind) is types.UnionType:
-        if value is None and types.NoneType in get_args(kind):
-            return None
         kind = next(part for part in get_args(kind) if part is not types.NoneType)
     if get_origin(kind) is tuple:
         parts = value if isinstance(value, (list, tuple)) else [value]

@@ -138,7 +138,7 @@ def _check_differ(stores: list[Store]) -> None:
     known: dict[tuple[str, ...], Path] = {}
     for store in stores:
         rows = tuple(shard.sha256 for shard in store.shards)
-        if rows in known:
+        if rows and rows in known:
             raise StoreError(
                 f"{known[rows]} and {store.folder} hold the same rows; name each store once."
             )

@@ -92,9 +92,9 @@ def _told(name: str, now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
         return name
     table, other = cast("dict[str, Any]", mine), cast("dict[str, Any]", theirs)
     return ", ".join(
-        f"{key} {other.get(key)!r} there, {value!r} here"
-        for key, value in table.items()
-        if value != other.get(key)
+        f"{key} {other.get(key)!r} there, {table.get(key)!r} here"
+        for key in table | other
+        if table.get(key) != other.get(key)
     )
 
 

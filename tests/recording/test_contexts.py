@@ -148,7 +148,13 @@ def test_inputs_of_the_users_own_are_a_dataset(kind: str) -> None:
     items = (
         ["one", ("second", "two"), "  "]
         if kind == "text"
-        else [pixels, ("b", pixels[..., 0], np.int64(7)), (pixels, 3), ("d", pixels, None)]
+        else [
+            pixels,
+            ("b", pixels[..., 0], np.int64(7)),
+            (pixels, 3),
+            (7, pixels, None),
+            (8, pixels),
+        ]
     )
     recipe = dataset_from(lambda: items, name="own", kind=kind)
 
@@ -162,7 +168,8 @@ def test_inputs_of_the_users_own_are_a_dataset(kind: str) -> None:
             ("own:0", (4, 6, 3), -1),
             ("b", (4, 6, 1), 7),
             ("own:2", (4, 6, 3), 3),
-            ("d", (4, 6, 3), -1),
+            ("7", (4, 6, 3), -1),
+            ("8", (4, 6, 3), -1),
         ]
 
 

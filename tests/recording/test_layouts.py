@@ -312,8 +312,9 @@ def test_what_takes_any_layout_is_asked_for_its_own_where_sequences_are(tmp_path
     store = capture(host, pictures(8, 7), "path:2@out:BCT", tmp_path / "bct", FULL)
     assert store.site("path:2@out:BCT").width == 5
 
-    host = load_host(nn.Sequential(nn.Flatten(2), nn.Linear(56, 5), nn.ReLU()))
-    assert capture(host, pictures(8, 7), "path:2@out", tmp_path / "btd", FULL).rows == 9
+    block = nn.Sequential(nn.Flatten(2), nn.Linear(56, 5), nn.ReLU())
+    host = load_host(nn.Sequential(block, nn.Sequential(nn.AdaptiveAvgPool1d(1))))
+    assert capture(host, pictures(8, 7), "path:0.2@out", tmp_path / "btd", FULL).rows == 9
 
 
 def test_the_rows_of_a_one_dimensional_convolution_are_its_positions(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """What every architecture promises, and what the checkpoint keeps."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -202,6 +203,16 @@ def test_rows_that_are_no_tensor_are_refused(refine: str | None) -> None:
         sae.encode(rows, refine)
 
 
+@dataclass(frozen=True)
+class Odd(TopK):
+    """An architecture of one's own, with settings of other types."""
+
+    mode: Literal["a", "b"] = "a"
+    rate: float | None = None
+    size: int | str = "auto"
+    many: list[int] | None = None
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_codes_of_a_row_that_is_not_finite_are_no_numbers(arch: str, wrong: float) -> None:
@@ -212,11 +223,12 @@ def test_codes_of_a_row_that_is_not_finite_are_no_numbers(arch: str, wrong: floa
 
     found = sae.encode(x)
 
-    assert bool(found[3].isnan().any())
+    assert bool(found[3].isnan().all())
+    assert bool(sae.encode_sparse(x).values[3].isnan().all())
     others = [0, 1, 2, 4, 5]
     torch.testing.assert_close(found[others], fine[others])
     if sae.linear_decoder() is not None and sae.is_autoencoder:
-        assert bool(sae.encode(x, refine="omp")[3].isnan().any())
+        assert bool(sae.encode(x, refine="omp")[3].isnan().all())
 
 
 def test_rows_of_any_precision_are_refined() -> None:
@@ -254,6 +266,7 @@ def test_settings_of_another_type_are_refused(values: dict[str, Any], message: s
         TopK(**values)
     numbers: dict[str, Any] = {"features": np.int64(64), "k": np.int32(4)}
     assert TopK(**numbers) == TopK(features=64, k=4)
+    assert Odd(features=8, k=2, mode="b").rate is None  # types that are not ours are left alone
     one: Any = 32
     assert L1(features=64, hidden=one) == L1(features=64, hidden=(32,))
 

@@ -140,6 +140,25 @@ def test_biases_that_dwarf_rows_are_left_to_float32() -> None:
     assert cpu_screens.Int8Screen.of(x * 1e-4, W, b) is None
     assert cpu_screens.Int8Screen.of(x, W, b) is not None
     assert cpu_screens.Int8Screen.of(0 * x, W, 0 * b) is not None
+    assert cpu_screens.Int8Screen.of(x[:0], W, b) is None
+
+
+@pytest.mark.parametrize("size", [1e-24, 1e-22, 1e-15])
+def test_rows_whose_squares_are_nothing_are_coded_as_others(size: float, product: str) -> None:
+    _, W, b = sample(300, 33, 129)
+    small = size * torch.randn(300, 33, generator=torch.Generator().manual_seed(1))
+
+    got, wanted = cpu.top(small, W, 0 * b, 17), reference.top(small, W, 0 * b, 17)
+
+    torch.testing.assert_close(
+        dense(got, 129) / size, dense(wanted, 129) / size, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_rows_too_wide_for_sums_of_32_bits_are_left_to_float32() -> None:
+    wide = torch.ones(2, 140_000)
+
+    assert cpu_screens.Int8Screen.of(wide, wide, torch.zeros(2)) is None
 
 
 def test_keys_are_ordered_as_numbers_and_the_one_below_is_found() -> None:

@@ -27,7 +27,7 @@ class Transcoder(BatchTopK):
         if len(widths) != 2:
             raise SettingsError(
                 f"a transcoder takes two sites, one to read and one to reconstruct; got "
-                f"{len(widths)}. Name them with --site twice."
+                f"{len(widths)}. Name both (--site)."
             )
         return TranscoderSAE(self, widths)
 

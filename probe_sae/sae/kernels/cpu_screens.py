@@ -116,6 +116,8 @@ class Int8Screen(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, weights: Tensor, b: Tensor) -> Self | None:
         """See `screen_of`; None too where biases take too many columns, or are no numbers."""
+        if not len(x):
+            return None
         unit, unit_of_weights = _units(x), _units(weights)
         bias, largest_bias = b / unit_of_weights, b.abs().max()
         step = 1 / (LARGEST * unit.min())  # 1 / unit is a whole number of these, up to 127
@@ -123,6 +125,8 @@ class Int8Screen(NamedTuple):
         if not needed <= BIAS_COLUMNS:
             return None
         columns, d = max(1, int(needed)), x.shape[1]
+        if (d + columns) * LARGEST**2 >= 2**31:  # sums are of 32 bits
+            return None
         of_rows, of_features = (1 / unit / step).round(), (bias * step / columns).round()
         x8, length_x, lost_x = _in_bytes(x, unit, columns)
         weights8, lengths, lost = _in_bytes(weights, unit_of_weights, columns)
@@ -144,7 +148,8 @@ class Int8Screen(NamedTuple):
 
 def _reach(d: int, length_x: Tensor, lost_x: Tensor, lengths: Tensor, lost: Tensor) -> Tensor:
     """Return how far off products of rounded rows and weights of width `d` are, at most, [rows]."""
-    longest = lengths.max()
+    least = (d * torch.finfo(torch.float32).tiny) ** 0.5  # of squares so small nothing is left
+    lost_x, length_x, longest, lost = lost_x + least, length_x + least, lengths.max(), lost + least
     # what float32 sums of that length may be off by, in both computations
     summing = d * 2.0**-22 * length_x * longest
     # |x W - x' W'| <= |x - x'| |W| + |x'| |W - W'|, and |x'| <= |x| + |x - x'|
