@@ -235,6 +235,7 @@ class Host(Shown):
         takes = inspect.signature(self.entry.forward).parameters
         is_theirs = hasattr(self.config, "model_type") or "pixel_values" in takes
         name = "pixel_values" if is_theirs else self.first_input
+        made: list[Any]
         if self.processor is None:
             made = [torch.tensor(image).permute(2, 0, 1).float() / 255 for image in images]
         elif hasattr(self.processor, "preprocess"):
