@@ -343,7 +343,7 @@ def test_the_version_is_printed() -> None:
         ("evaluate {root}/sae {newer}", "Update probe_sae"),
         ("evaluate {root}/sae {root}/store --dataset stdlib", "without --host"),
         ("analyse {root}/store {root}/store --out {new}", "holds no dictionary"),
-        ("report {root}/sae --out {new}", "no readable analysis"),
+        ("report {root}/sae --out {new}", "is no analysis: it has no analysis.json"),
         ("show {root}/store", "holds no report"),
         ("run nowhere.toml", "cannot read"),
         ("list things", "there are hosts"),

@@ -155,7 +155,7 @@ def test_another_recording_is_not_continued(
             capture(code_lm, texts, SITE, tmp_path / "store", SMALL)
     other = CaptureSettings(max_length=12, batch_size=4, dtype="float32")
 
-    with pytest.raises(StoreError, match="another settings"):
+    with pytest.raises(StoreError, match=r"begun otherwise .settings."):
         capture(code_lm, texts, SITE, tmp_path / "store", other, resume=True)
 
 
