@@ -144,10 +144,14 @@ def main_metrics(info: Mapping[str, Any]) -> list[Fact]:
     return [Fact(name, metrics.get(name), about.get(name, "")) for name in _MAIN_METRICS]
 
 
+def clean(text: str) -> str:
+    """Return the text with lone surrogates, which no file can hold, replaced by U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def plain(text: str) -> str:
     """Return text without line ends and signs that change how what stands around it is read."""
-    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return "".join(char if char.isprintable() else " " for char in whole)
+    return "".join(char if char.isprintable() else " " for char in clean(text))
 
 
 @cache

@@ -16,7 +16,7 @@ from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import Batch
 from probe_sae.sae import SAE
-from probe_sae.shown import Tabled
+from probe_sae.shown import Tabled, clean
 from probe_sae.store import RecordedRows
 
 PLACES = ("last", "max", "mean", "factor")
@@ -204,7 +204,7 @@ def _factor_rows(
         start, stop = spans[context.index]
         try:
             read = host.tokenizer(
-                texts[context.index], add_special_tokens=False, return_offsets_mapping=True
+                clean(texts[context.index]), add_special_tokens=False, return_offsets_mapping=True
             )
         except NotImplementedError as problem:
             raise SettingsError(

@@ -13,7 +13,7 @@ from probe_sae.interop import as_sae
 from probe_sae.progress import say
 from probe_sae.recording import frame_of
 from probe_sae.sae import SAE
-from probe_sae.shown import Shown
+from probe_sae.shown import Shown, clean
 
 MODES = ("add", "clamp", "ablate")
 
@@ -124,7 +124,7 @@ def _check_same_weights(host: Host, sae: SAE) -> None:
 def _written(host: Host, prompt: str, tokens: int, temperature: float, seed: int) -> str:
     """Return what the host writes after the prompt, framed as in recordings."""
     frame = frame_of(host.tokenizer)
-    ids = [*frame.before, *host.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+    ids = [*frame.before, *host.tokenizer(clean(prompt), add_special_tokens=False)["input_ids"]]
     if not ids:
         raise SettingsError("the prompt is empty, and the tokenizer has no token to begin with.")
     longest = getattr(host.config, "max_position_embeddings", None)

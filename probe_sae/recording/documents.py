@@ -16,6 +16,7 @@ from probe_sae.errors import DatasetError
 from probe_sae.host.libraries import torchvision
 from probe_sae.recording.hub_data import hub_rows
 from probe_sae.recording.recipe import Recipe
+from probe_sae.shown import clean
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused: a small file can declare an image that fills the memory."""
@@ -42,7 +43,7 @@ class Picture:
 
 
 def documents(recipe: Recipe) -> Iterator[Document]:
-    """Yield the texts of a recipe, empty ones left out.
+    """Yield the texts of a recipe, empty ones left out; of broken characters U+FFFD is left.
 
     Raises:
         DatasetError: it is no text recipe, a file cannot be read, or there is no text at all.
@@ -51,7 +52,7 @@ def documents(recipe: Recipe) -> Iterator[Document]:
         raise DatasetError(f"dataset {recipe.name} holds images; this host takes text.")
     index = -1
     for index, (name, text) in enumerate(_texts(recipe)):
-        yield Document(index, name, text)
+        yield Document(index, name, clean(text))
     if index < 0:
         raise DatasetError(f"dataset {recipe.name} ({_where(recipe)}) holds no text.")
 

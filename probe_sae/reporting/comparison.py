@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from probe_sae.analysis.counterparts import Counterparts, Side, counterparts
 from probe_sae.analysis.result import Analysis
-from probe_sae.reporting.encoding import clean, narrow, pack, plain, signed16
+from probe_sae.reporting.encoding import narrow, pack, plain, signed16
 from probe_sae.reporting.features import label_lines
+from probe_sae.shown import clean
 
 THRESHOLDS = (0.7, 0.9)
 """Cosines from which on two features are said to be the same."""

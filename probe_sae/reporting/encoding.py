@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe_sae.shown import clean
+
 SMALLEST_BLOCK = 256
 """Bytes that are worth a block, whose code takes some 60."""
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&"}
@@ -45,11 +47,6 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     return clean(str(value))
-
-
-def clean(text: str) -> str:
-    """Return the text with lone surrogates, which no file can hold, replaced by U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def pack(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

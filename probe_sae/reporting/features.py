@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from probe_sae.analysis.arrays import TOP, Examples
 from probe_sae.analysis.contexts import TextInputs
 from probe_sae.analysis.result import Analysis
-from probe_sae.reporting.encoding import clean, fraction16, narrow, pack, rounded, signed16
+from probe_sae.reporting.encoding import fraction16, narrow, pack, rounded, signed16
 from probe_sae.reporting.inputs import Shown
+from probe_sae.shown import clean
 
 CHUNK = 128
 """Features in a file of `data/f`."""

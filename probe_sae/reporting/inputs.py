@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import Analysis
-from probe_sae.reporting.encoding import clean, narrow, pack, rounded
+from probe_sae.reporting.encoding import narrow, pack, rounded
 from probe_sae.reporting.explorer import explored_inputs
+from probe_sae.shown import clean
 
 TOKENS_A_SHARD = 120_000
 """About 250 kB of file: an example needs one, the twenty of a page up to twenty."""

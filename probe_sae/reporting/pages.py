@@ -10,8 +10,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from probe_sae.reporting.encoding import clean
 from probe_sae.shipped import shipped
+from probe_sae.shown import clean
 
 POLICY = (
     "default-src 'none'; script-src 'self' file:{extra}; style-src 'self' 'unsafe-inline' file:; "

@@ -192,6 +192,16 @@ def test_inputs_that_are_none_say_what_is_expected(kind: str, item: object, mess
         list(documents(recipe) if kind == "text" else pictures(recipe))
 
 
+def test_broken_characters_are_recorded_as_what_stands_for_them(
+    code_lm: Host, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jsonl").write_text('{"text": "x = \\ud800 + 1\\n"}\n')
+
+    store = capture(code_lm, tmp_path / "broken.jsonl", SITE, tmp_path / "store")
+
+    assert written(store) == {0: "x = \N{REPLACEMENT CHARACTER} + 1\n"}
+
+
 def test_a_function_that_gives_nothing_to_go_through_is_refused() -> None:
     with pytest.raises(DatasetError, match="its function returned NoneType; expected something"):
         list(documents(dataset_from(lambda: None, name="own", kind="text")))  # type: ignore[arg-type,return-value]
