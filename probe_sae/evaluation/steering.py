@@ -94,8 +94,6 @@ def _check(mode: str, scale: float, tokens: int, temperature: float) -> None:
         raise SettingsError(f"tokens is {tokens}; expected at least 1.")
     if not 0 <= temperature < math.inf:
         raise SettingsError(f"temperature is {temperature}; expected a finite number from 0.")
-    if not math.isfinite(scale):
-        raise SettingsError(f"scale is {scale}; expected a finite number.")
     if mode == "ablate" and scale:
         raise SettingsError(
             f"mode ablate takes the feature out, whatever the scale, which is {scale:g}: drop the "

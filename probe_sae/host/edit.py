@@ -4,6 +4,7 @@ Whatever the layout of a site, an edit works on its rows, [batch, positions, wid
 dictionary reads and writes. An edit that changes nothing changes no bit of the host's output.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -141,8 +142,10 @@ def Clamp(sae: Codec, feature: int, value: float) -> Splice:  # noqa: N802
     """Return the edit that sets a feature's activation to `value` in every row.
 
     Raises:
-        SettingsError: when it runs, if the dictionary has no such feature.
+        SettingsError: the value is no finite number; when it runs, if the dictionary has no such
+            feature.
     """
+    _check_finite("value", value)
     return Splice(sae, _SetCodes((int(feature),), float(value)), keep_error=True)
 
 
@@ -171,6 +174,7 @@ class Steer:
 
     def __post_init__(self) -> None:
         _check_codec(self.sae)
+        _check_finite("scale", self.scale)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the steered rows, [..., width]."""
@@ -273,6 +277,11 @@ def _check_codec(given: object) -> None:
 def _check_feature(feature: int, count: int) -> None:
     if not 0 <= feature < count:
         raise SettingsError(f"no feature {feature}; the dictionary has 0 to {count - 1}.")
+
+
+def _check_finite(what: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise SettingsError(f"{what} is {value}; expected a finite number.")
 
 
 def _home(sae: Any, rows: Tensor) -> Tensor:

@@ -296,6 +296,13 @@ def test_what_is_no_dictionary_is_refused_at_once(make: Any) -> None:
         make("sae", *arguments)
 
 
+@pytest.mark.parametrize("make", [Clamp, Steer])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_feature_is_set_to_nothing_but_a_finite_number(make: Any, value: float) -> None:
+    with pytest.raises(SettingsError, match="expected a finite number"):
+        make(nothing_fires(16), 1, value)
+
+
 def test_an_edit_that_never_takes_place_is_an_error(toy: Host) -> None:
     with (
         pytest.raises(ShapeError, match="path:never@out never fired"),
