@@ -47,17 +47,7 @@ def whole_folder(
         OutputExists: `out` is there already, holds unfinished work, or another process writes it.
     """
     out = Path(out)
-    if out.exists() and not force:
-        more = ", or add --force" if _may_be_replaced(out, marks) else ""
-        raise OutputExists(
-            f"{out} exists already, and finished work is never overwritten. "
-            f"Choose another folder{more}."
-        )
-    if out.exists() and not _may_be_replaced(out, marks):
-        raise OutputExists(
-            f"{out} holds something else than what would replace it; --force does not remove that. "
-            "Choose another folder, or remove it yourself."
-        )
+    _check_replaceable(out, force, marks)
     partial = out.with_name(f"{out.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -86,6 +76,21 @@ def whole_folder(
                 say(f"{partial} keeps what is done; --resume goes on from there.")
             raise
         _put_in_place(partial, out)
+
+
+def _check_replaceable(out: Path, force: bool, marks: Sequence[str]) -> None:
+    """Refuse what is there already, and with `force` what is no such output."""
+    if out.exists() and not force:
+        more = ", or add --force" if _may_be_replaced(out, marks) else ""
+        raise OutputExists(
+            f"{out} exists already, and finished work is never overwritten. "
+            f"Choose another folder{more}."
+        )
+    if out.exists() and not _may_be_replaced(out, marks):
+        raise OutputExists(
+            f"{out} holds something else than what would replace it; --force does not remove that. "
+            "Choose another folder, or remove it yourself."
+        )
 
 
 def path_of(given: object) -> Path:

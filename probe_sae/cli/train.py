@@ -67,13 +67,8 @@ def train_command(
     from probe_sae.training import split_settings, train, train_several
 
     seeds = [int(value) for value in numbers(seed, "--seed")]
-    lists = {"features": features, "k": k}
-    grid = [{}]
-    for name, given in lists.items():
-        if given is not None:
-            grid = [{**one, name: v} for one in grid for v in numbers(given, f"--{name}")]
     common = {"arch": arch, "rows": rows, "seed": seeds[0], **parsed(assignments or [])}
-    made = [split_settings({**common, **one}) for one in grid]
+    made = [split_settings({**common, **one}) for one in _grid(features=features, k=k)]
     trainer = made[0][1]
     if (store is None) == (host is None):
         raise SettingsError("train takes a STORE, or --host with --dataset and --site.")
@@ -100,6 +95,15 @@ def train_command(
         "\n".join(_line(table, saes[name]) for name, table in zip(saes, tables, strict=True)),
         as_json=as_json,
     )
+
+
+def _grid(**lists: str | None) -> list[dict[str, float]]:
+    """Return a table for each combination of what options list, as `16,32`."""
+    grid: list[dict[str, float]] = [{}]
+    for name, given in lists.items():
+        if given is not None:
+            grid = [{**one, name: v} for one in grid for v in numbers(given, f"--{name}")]
+    return grid
 
 
 def _line(table: dict[str, Any], sae: "SAE") -> str:

@@ -105,14 +105,9 @@ def absorption(
         SettingsError: a half has too few rows with or without the concept, or the dictionary does
             not reconstruct what it reads.
     """
-    has = np.asarray(labels).astype(np.bool_)
-    which = np.arange(len(x)) if groups is None else np.unique(groups, return_inverse=True)[1]
     if not sae.is_autoencoder:
         raise SettingsError("a transcoder's features do not add up to the rows it reads.")
-    if has.shape != (len(x),) or which.shape != (len(x),):
-        raise ShapeError(
-            f"labels are {has.shape} and groups {which.shape} for {len(x)} rows; one each."
-        )
+    has, which = _of_rows(len(x), labels, groups)
     halves = _halves(has, which, seed)
     probe = _probe(x, has, halves)
     codes = sae.encode(x).cpu()
@@ -125,9 +120,7 @@ def absorption(
     before = (float("nan"), float("nan"))
     if baselines:
         fresh = untrained(sae, x[torch.from_numpy(np.flatnonzero(halves))][:4096], 1_000_003 + seed)
-        again = absorption(
-            fresh, x, has, groups=which, baselines=False, resamples=resamples, seed=seed
-        )
+        again = absorption(fresh, x, has, groups=which, baselines=False, resamples=0, seed=seed)
         before = (again.full, again.fraction)
     full = (measured.absorber >= 0).astype(np.float64)
     intervals = _intervals(np.stack([full, measured.fraction]), which[chosen], resamples, seed)
@@ -157,6 +150,19 @@ class _Probe:
 class _Measured:
     absorber: NDArray[np.int64]
     fraction: Array
+
+
+def _of_rows(
+    rows: int, labels: Tensor | NDArray[np.bool_], groups: Tensor | NDArray[np.int64] | None
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return which rows have the concept and the number of each one's group, [rows] both."""
+    has = np.asarray(labels).astype(np.bool_)
+    which = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if has.shape != (rows,) or which.shape != (rows,):
+        raise ShapeError(
+            f"labels are {has.shape} and groups {which.shape} for {rows} rows; one each."
+        )
+    return has, which
 
 
 def _measured(sae: SAE, x: Tensor, codes: Tensor, main: list[int], probe: Tensor) -> _Measured:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -71,26 +72,8 @@ def recovery(sae: SAE, world: World, *, rows: int = _ROWS, seed: int = 1 << 40) 
 
     cosines = world.directions @ normalize(sae.directions().float(), dim=1).T
     nearest = cosines.argmax(0).numpy()
-    features, squared, count = sae.features, 0.0, 0
-    fired, true, both = (np.zeros(features) for _ in range(3))
-    true_firings = 0
-    sums, powers = torch.zeros(width, dtype=torch.float64), 0.0
-    for start in range(0, rows, _BATCH):
-        part = min(_BATCH, rows - start)
-        firings = world.firings(part, seed + start)
-        x = world.rows(firings, seed + start)
-        codes = sae.encode(x)
-        fires = sae.fires(codes).numpy()
-        truth = truth_of(firings, world.settings.features)[:, nearest]
-        fired += fires.sum(0)
-        true += truth.sum(0)
-        both += (fires & truth).sum(0)
-        true_firings += len(firings.features)
-        squared += float((x - sae.reconstruct(x, codes)).double().square().sum())
-        sums += x.double().sum(0)
-        powers += float(x.double().square().sum())
-        count += part
-    alive = torch.from_numpy(fired > 0)
+    seen = _measured(sae, world, rows, seed, nearest)
+    alive = torch.from_numpy(seen.fired > 0)
     living = cosines[:, alive]
     recovered = _share(living.amax(1)) if bool(alive.any()) else 0.0
     precision = _share(living.amax(0)) if bool(alive.any()) else 0.0
@@ -104,13 +87,48 @@ def recovery(sae: SAE, world: World, *, rows: int = _ROWS, seed: int = 1 << 40) 
         recovered=recovered,
         precision=precision,
         f1=2 * recovered * precision / max(1e-12, recovered + precision),
-        detection_f1=float((2 * both / np.maximum(1, fired + true)).mean()),
-        uniqueness=len(np.unique(nearest)) / features,
-        l0=float(fired.sum()) / count,
-        true_l0=true_firings / count,
+        detection_f1=float((2 * seen.both / np.maximum(1, seen.fired + seen.true)).mean()),
+        uniqueness=len(np.unique(nearest)) / sae.features,
+        l0=float(seen.fired.sum()) / rows,
+        true_l0=seen.true_firings / rows,
         dead_fraction=1 - float(alive.double().mean()),
-        fraction_unexplained=squared / (powers - float(sums.square().sum()) / count),
+        fraction_unexplained=seen.fraction_unexplained,
     )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Firings over some rows, [features] of each; `true` are of each one's nearest direction."""
+
+    fired: NDArray[np.float64]
+    true: NDArray[np.float64]
+    both: NDArray[np.float64]
+    true_firings: int
+    fraction_unexplained: float
+
+
+def _measured(
+    sae: SAE, world: World, rows: int, seed: int, nearest: NDArray[np.int64]
+) -> _Measured:
+    """Count firings and errors over rows of a world."""
+    fired, true, both = (np.zeros(sae.features) for _ in range(3))
+    squared, powers, true_firings = 0.0, 0.0, 0
+    sums = torch.zeros(world.settings.d_model, dtype=torch.float64)
+    for start in range(0, rows, _BATCH):
+        firings = world.firings(min(_BATCH, rows - start), seed + start)
+        x = world.rows(firings, seed + start)
+        codes = sae.encode(x)
+        fires = sae.fires(codes).numpy()
+        truth = truth_of(firings, world.settings.features)[:, nearest]
+        fired += fires.sum(0)
+        true += truth.sum(0)
+        both += (fires & truth).sum(0)
+        true_firings += len(firings.features)
+        squared += float((x - sae.reconstruct(x, codes)).double().square().sum())
+        sums += x.double().sum(0)
+        powers += float(x.double().square().sum())
+    deviations = powers - float(sums.square().sum()) / rows
+    return _Measured(fired, true, both, true_firings, squared / deviations)
 
 
 def _share(cosines: Tensor) -> float:

@@ -102,16 +102,9 @@ def splitting(
     """
     small, large = as_sae(small), as_sae(large)
     store = None if store is None else as_store(store)
-    if small.features > large.features:
-        raise SettingsError(
-            f"the small dictionary has {small.features} features, the large one {large.features}; "
-            "give them the other way round."
-        )
     if not (0 < cosine < 1 and 0 <= share <= 1):
         raise SettingsError(f"cosine is {cosine} and share {share}; expected both from 0 to 1.")
-    if small.widths != large.widths:
-        raise ShapeError(f"they take rows of {small.widths} and {large.widths}; expected the same.")
-    check_same_sites(small, large)
+    _check_pair(small, large)
     ours, theirs = small.directions(), large.directions()
     i, j, cosines = _akin(ours, theirs, cosine)
     given = alone = None
@@ -144,6 +137,18 @@ def splitting(
         new_interval=interval(is_new),
         split_at_chance=float((chance >= 2).mean()),
     )
+
+
+def _check_pair(small: SAE, large: SAE) -> None:
+    """Refuse dictionaries the wrong way round, or of other rows than each other's."""
+    if small.features > large.features:
+        raise SettingsError(
+            f"the small dictionary has {small.features} features, the large one {large.features}; "
+            "give them the other way round."
+        )
+    if small.widths != large.widths:
+        raise ShapeError(f"they take rows of {small.widths} and {large.widths}; expected the same.")
+    check_same_sites(small, large)
 
 
 def _akin(
