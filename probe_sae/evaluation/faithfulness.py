@@ -24,7 +24,7 @@ from probe_sae.evaluation.baselines import (
     beside_of,
 )
 from probe_sae.evaluation.definitions import defined
-from probe_sae.evaluation.formulas import Figures, densities, figures
+from probe_sae.evaluation.formulas import Figures, densities, figures, nested, plain
 from probe_sae.evaluation.held_rows import compare_hosts, held_out, mean_of, rows_of, sites_of
 from probe_sae.evaluation.host_loss import LOSS_CONTEXTS, HostSums, host_figures, host_sums
 from probe_sae.evaluation.intervals import Interval, intervals_of, resamples_of, row_intervals
@@ -120,7 +120,7 @@ def evaluate(
     with torch.no_grad():
         sums, kept = _gathered(sae, ground, few=baselines or bool(beside))
         found = _numbers(sums)
-        metrics: dict[str, Any] = {"rows_evaluated": sums.rows} | _nested(found)
+        metrics: dict[str, Any] = {"rows_evaluated": sums.rows} | nested(found)
         intervals = row_intervals(sums, resamples, seed) if resamples else {}
         if not sae.settings.is_scaled:
             metrics |= _in_own_units(sae, ground)
@@ -129,12 +129,12 @@ def evaluate(
         in_host = _in_host(sae, ground, host, dataset, others, contexts)
     if in_host is not None:
         of_host = host_figures(in_host, "spliced")
-        metrics |= _nested(of_host) | {"host_positions": _positions(in_host)}
+        metrics |= nested(of_host) | {"host_positions": _positions(in_host)}
         intervals |= _host_intervals(in_host, resamples, seed)
         for name in measured:
             change = "mean_ablated" if name == "mean" else name
             if change in in_host.of:
-                measured[name] |= _plain(host_figures(in_host, change))
+                measured[name] |= plain(host_figures(in_host, change))
     result = Evaluation(metrics, {}, intervals, measured)
     return Evaluation(metrics, defined(result.record()), intervals, measured)
 
@@ -227,7 +227,7 @@ def _of_baseline(other: Baseline, kept: _Kept, ground: _Ground, sae: SAE) -> dic
     for rows in kept.rows:
         if len(some := rows[::step]):
             _take_in(sums, other.codec, some)
-    return {"rows_evaluated": sums.rows} | _plain(_numbers(sums))
+    return {"rows_evaluated": sums.rows} | plain(_numbers(sums))
 
 
 def _in_host(
@@ -286,23 +286,6 @@ def _in_own_units(sae: SAE, ground: _Ground) -> dict[str, Any]:
         "test_mse": sum(errors) / len(errors),
         "mean_activation": (sums / stream.rows).tolist(),
     }
-
-
-def _nested(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return numbers as plain ones, `outer.inner` as a table in a table."""
-    found: dict[str, Any] = {}
-    for name, value in figures.items():
-        outer, _, inner = name.partition(".")
-        if inner:
-            found.setdefault(outer, {})[inner] = float(value)
-        else:
-            found[outer] = float(value)
-    return found
-
-
-def _plain(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Return those that are not nested, as plain numbers."""
-    return {name: float(value) for name, value in figures.items() if "." not in name}
 
 
 def finite(value: Any) -> Any:

@@ -4,6 +4,8 @@ What others print under the same names is here too, each under the name of what 
 number from elsewhere can be compared with its like.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,3 +74,20 @@ def densities(fired: NDArray[np.generic], rows: float | Array) -> Figures:
         "density.dense": dense,
         "density.over_half": (share > HALF).mean(-1),
     }
+
+
+def nested(figures: Figures) -> dict[str, Any]:
+    """Return numbers as plain ones, `outer.inner` as a table in a table."""
+    found: dict[str, Any] = {}
+    for name, value in figures.items():
+        outer, _, inner = name.partition(".")
+        if inner:
+            found.setdefault(outer, {})[inner] = float(value)
+        else:
+            found[outer] = float(value)
+    return found
+
+
+def plain(figures: Figures) -> dict[str, float]:
+    """Return those that are not nested, as plain numbers."""
+    return {name: float(value) for name, value in figures.items() if "." not in name}

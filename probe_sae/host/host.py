@@ -1,7 +1,6 @@
 """A host: a model to look into, with its sites, its preprocessing, and how to run it."""
 
 import copy
-import hashlib
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from probe_sae.errors import EnvironmentProblem, ShapeError
+from probe_sae.errors import ShapeError
 from probe_sae.host.aliases import host_aliases
+from probe_sae.host.digest import digest_of
 from probe_sae.host.hook_map import HookMap
 from probe_sae.host.hooks import StopForward
 from probe_sae.host.resolve import Mapped, resolve
@@ -190,15 +190,7 @@ class Host(Shown):
         Raises:
             EnvironmentProblem: weights are offloaded, and accelerate is not there to read them.
         """
-        digest = hashlib.sha256()
-        for name, value in sorted(_weights(self.model).items()):
-            digest.update(name.encode())
-            if isinstance(value, Tensor) and not value.is_quantized:
-                plain = value.detach().cpu().contiguous().flatten()
-                digest.update(plain.view(torch.uint8).numpy().data)
-            else:  # a packed weight of a quantised module, or a setting of one
-                digest.update(repr(value).encode())
-        return digest.hexdigest()
+        return digest_of(self.model)
 
     def find_sites(self, patterns: str | Iterable[str]) -> list[Site]:
         """Return the sites that names, globs, braces or raw paths stand for.
@@ -299,18 +291,3 @@ class Host(Shown):
         if "position_ids" not in inspect.signature(self.entry.forward).parameters:
             return {}
         return {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
-
-
-def _weights(model: nn.Module) -> dict[str, Any]:
-    """Return the state of a model, with what accelerate keeps elsewhere read back."""
-    state = dict(model.state_dict())
-    if not any(isinstance(v, Tensor) and v.device.type == "meta" for v in state.values()):
-        return state
-    try:
-        from accelerate.utils.modeling import get_state_dict_offloaded_model
-    except ImportError as problem:
-        raise EnvironmentProblem(
-            "the model's weights are offloaded; reading them needs accelerate: "
-            "pip install accelerate."
-        ) from problem
-    return dict(get_state_dict_offloaded_model(model))

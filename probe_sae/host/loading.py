@@ -1,7 +1,6 @@
 """Load a host: a bundled one, one of Hugging Face, of torchvision, or any `nn.Module`."""
 
 import importlib
-import pickle
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from probe_sae.devices import device_for
 from probe_sae.errors import HostNotFound, ProbeSaeError, near
@@ -19,6 +18,7 @@ from probe_sae.host.hook_map_file import hook_map_for
 from probe_sae.host.host import Host
 from probe_sae.host.libraries import BUNDLED, optional, torchvision, transformers
 from probe_sae.host.pixels import pixels
+from probe_sae.host.weights_file import read_weights
 from probe_sae.host.wrapped import unwrapped
 from probe_sae.progress import say
 
@@ -236,7 +236,7 @@ def _from_torchvision(rest: str, name: str, wanted: _Wanted) -> Host:
             with _same_each_time():
                 model = library.models.get_model(kind, weights=None)
             if weights != "random":
-                model.load_state_dict(_state(Path(weights)))
+                model.load_state_dict(read_weights(Path(weights)))
     except _UNREADABLE as problem:
         raise HostNotFound(f"{name}: its weights cannot be loaded: {problem}") from problem
     processor = wanted.processor or library.models.get_model_weights(kind).DEFAULT.transforms()
@@ -253,7 +253,7 @@ def _from_timm(rest: str, name: str, wanted: _Wanted) -> Host:
         with _same_each_time():
             model = library.create_model(kind, pretrained=not weights)
         if weights not in ("", "random"):
-            model.load_state_dict(_state(Path(weights)))
+            model.load_state_dict(read_weights(Path(weights)))
     except _UNREADABLE as problem:
         raise HostNotFound(f"{name}: its weights cannot be loaded: {problem}") from problem
     return _of_module(model.to(wanted.dtype), name, None, wanted.processor)
@@ -265,28 +265,6 @@ def _same_each_time() -> Generator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # no other device's, which nothing would put back
         yield
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    """Read tensors and nothing else: safetensors, or a torch file without executing anything."""
-    if not path.is_file():
-        raise HostNotFound(f"no weights file {path}.")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError) as problem:
-        raise HostNotFound(
-            f"{path} is no file of plain tensors; nothing in it was run."
-        ) from problem
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise HostNotFound(f"{path} holds no table of tensors.")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def _from_python(rest: str, name: str, wanted: _Wanted) -> Host:

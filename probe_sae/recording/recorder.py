@@ -18,6 +18,7 @@ from probe_sae.recording.contexts import frame_of, longest_context
 from probe_sae.recording.documents import class_names
 from probe_sae.recording.recipe import Recipe, as_recipe
 from probe_sae.recording.rows import TOKENS, RowGatherer, cut, since
+from probe_sae.recording.vocabulary import write_vocabulary
 from probe_sae.store import SiteInfo, Store, StoreWriter, layout, link_shards, open_store
 
 
@@ -112,7 +113,7 @@ def capture(
             _announce_cut(host, settings)
         writer, grid = _record(host, recipe, found, settings, partial)
         if recipe.kind == "text":
-            _write_vocabulary(partial, host)
+            write_vocabulary(partial, host.tokenizer)
         more = {"grid": grid, "classes": class_names(recipe)}
         writer.finish(provenance | more, recording=recording_of(provenance))
         (partial / "recording.json").unlink()
@@ -271,42 +272,3 @@ def _announce_cut(host: Host, settings: CaptureSettings) -> None:
     longest = longest_context(host, settings.max_length)
     if longest < settings.max_length:
         say(f"{host.name} reads {longest} tokens at most; contexts are no longer than that.")
-
-
-def _write_vocabulary(folder: Path, host: Host) -> None:
-    """Write what each token id stands for, so that nobody needs the tokenizer later."""
-    pieces = [piece.decode("latin-1") for piece in token_pieces(host.tokenizer)]
-    write_whole(folder / "vocabulary.json", json.dumps(pieces))
-
-
-def token_pieces(tokenizer: Any) -> list[bytes]:
-    """Return the bytes that each token id stands for; exact for byte-level tokenizers.
-
-    A byte-level tokenizer writes each byte as one visible character (GPT-2's table); a
-    sentence-piece one writes a space as U+2581 and a lone byte as <0x41>.
-    """
-    table = _byte_characters()
-    special = set(tokenizer.all_special_ids)
-    pieces: list[bytes] = []
-    is_byte_level = any("\u0120" in token for token in tokenizer.get_vocab())  # a space
-    for i, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
-        text = token or ""
-        if i not in special and is_byte_level and all(char in table for char in text):
-            pieces.append(bytes(table[char] for char in text))
-        elif len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-            pieces.append(bytes([int(text[3:5], 16)]))
-        else:
-            pieces.append(text.replace("\u2581", " ").encode("utf-8", "replace"))
-    return pieces
-
-
-def _byte_characters() -> dict[str, int]:
-    """Return the visible character -> byte table of byte-level BPE.
-
-    Source: `bytes_to_unicode` of openai/gpt-2, written anew from its description: printable
-    latin-1 characters stand for themselves, the others for U+0100 onwards in order.
-    """
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table = {chr(byte): byte for byte in visible}
-    hidden = [byte for byte in range(256) if byte not in set(visible)]
-    return table | {chr(256 + i): byte for i, byte in enumerate(hidden)}

@@ -4,8 +4,8 @@ from probe_sae.store.held_out import held_out_contexts, is_held_out
 from probe_sae.store.layout import SiteInfo
 from probe_sae.store.merge import link_shards, merge_stores
 from probe_sae.store.opening import as_store, join_stores, open_store
-from probe_sae.store.reader import RowBlock, Store
-from probe_sae.store.rows import ContextInput, RecordedRows, SplitStream, Stream
+from probe_sae.store.reader import Store
+from probe_sae.store.rows import ContextInput, RecordedRows, RowBlock, SplitStream, Stream
 from probe_sae.store.shuffle import shuffle_store
 from probe_sae.store.site_rows import SiteRows
 from probe_sae.store.site_streams import SitesStream, stream_of

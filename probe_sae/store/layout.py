@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probe_sae.errors import SettingsError
+from probe_sae.errors import SettingsError, StoreError
 
 FORMAT = "probe_sae.store"
 VERSION = 1
@@ -87,8 +87,35 @@ def check_dtype(dtype: str) -> str:
     return dtype
 
 
+def check_values(site: SiteInfo, rows: Tensor, first: int) -> None:
+    """Check that each value would be stored as a number near it.
+
+    Args:
+        site: where the rows are of.
+        rows: [rows, width].
+        first: how many rows of the store come before.
+
+    Raises:
+        StoreError: one is not finite, or too large for the store's dtype.
+    """
+    if not rows.numel():
+        return
+    low, high = torch.aminmax(rows)
+    largest = max(-float(low), float(high))
+    if not np.isfinite(largest):
+        raise StoreError(
+            f"{site.name}: the host gives values that are not finite (row {first} on). "
+            "Look at the host's dtype and inputs."
+        )
+    if site.dtype == "float16" and largest > FLOAT16_MAX:
+        raise StoreError(
+            f"{site.name}: a value of {largest:.3g} does not fit float16 (at most 65504). "
+            "Record with --dtype bfloat16 or --dtype float32."
+        )
+
+
 def to_disk(rows: Tensor, dtype: str) -> np.ndarray:
-    """Return `rows` as the array that goes on disk; values must fit (see the writer's guard)."""
+    """Return `rows` as the array that goes on disk; values must fit (see `check_values`)."""
     cast = rows.detach().to("cpu", DTYPES[dtype][0]).contiguous()
     return cast.view(torch.uint16).numpy() if dtype == "bfloat16" else cast.numpy()
 

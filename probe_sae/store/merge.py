@@ -16,8 +16,8 @@ from probe_sae.store.journal import ShardLine, enter
 from probe_sae.store.layout import SiteInfo
 from probe_sae.store.manifest import write_manifest
 from probe_sae.store.opening import join_stores, open_store
-from probe_sae.store.reader import RowBlock, Store
-from probe_sae.store.rows import ContextInput
+from probe_sae.store.reader import Store
+from probe_sae.store.rows import ContextInput, RowBlock
 from probe_sae.store.writer import StoreWriter
 
 PIECE_BYTES = 32 << 20

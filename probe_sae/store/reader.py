@@ -20,7 +20,7 @@ from probe_sae.store.chunks import FilePool, RowChunks, read_rows
 from probe_sae.store.hdf5 import reopen
 from probe_sae.store.journal import file_digest
 from probe_sae.store.layout import SiteInfo
-from probe_sae.store.rows import ContextInput
+from probe_sae.store.rows import ContextInput, RowBlock
 from probe_sae.store.shard_parts import acts, read_inputs
 from probe_sae.store.site_rows import SiteRows
 from probe_sae.store.statistics import RowStatistics
@@ -47,16 +47,6 @@ class Shard:
     sha256: str
     chunks: dict[str, RowChunks | None]
     """Where the rows of each site lie; None where they are compressed."""
-
-
-@dataclass(frozen=True)
-class RowBlock:
-    """Some rows of a store with their columns."""
-
-    start: int
-    stop: int
-    columns: dict[str, NDArray[Any]]
-    """`doc`, `context`, `pos`, for text `token`, for images `y` and `x`: [rows] each."""
 
 
 class Store(Shown):

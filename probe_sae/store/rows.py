@@ -46,6 +46,16 @@ class RecordedRows:
         return len(self.columns["context"])
 
 
+@dataclass(frozen=True)
+class RowBlock:
+    """Some rows of a store with their columns."""
+
+    start: int
+    stop: int
+    columns: dict[str, NDArray[Any]]
+    """`doc`, `context`, `pos`, for text `token`, for images `y` and `x`: [rows] each."""
+
+
 class Stream(Protocol):
     """Batches of rows for training: what a store gives, and what a tensor or a host can give."""
 

@@ -26,8 +26,8 @@ from probe_sae.store import layout
 from probe_sae.store.growing_shard import RawRows
 from probe_sae.store.merge import PIECE_BYTES, copy_vocabulary, raw_rows
 from probe_sae.store.opening import open_store
-from probe_sae.store.reader import RowBlock, Store
-from probe_sae.store.rows import ContextInput
+from probe_sae.store.reader import Store
+from probe_sae.store.rows import ContextInput, RowBlock
 from probe_sae.store.writer import StoreWriter
 
 PILE_BYTES = 192 << 20

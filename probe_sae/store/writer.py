@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from probe_sae.errors import ProbeSaeError, ShapeError, StoreError
@@ -23,10 +22,7 @@ from probe_sae.store.manifest import write_manifest
 from probe_sae.store.recovery import commit, publish, recover
 from probe_sae.store.rows import RecordedRows
 from probe_sae.store.shard_file import ShardFile
-from probe_sae.store.shard_parts import (
-    append_statistics,
-    read_statistics,
-)
+from probe_sae.store.shard_parts import append_statistics, read_statistics
 from probe_sae.store.statistics import RowStatistics
 
 WAITING = 2
@@ -105,7 +101,7 @@ class StoreWriter:
                 raise ShapeError(
                     f"{site.name}: got {tuple(data.shape)}, expected ({rows.count}, {site.width})."
                 )
-            self._guard(site, data)
+            layout.check_values(site, data, self.rows)
             raw[site.name] = layout.to_disk(data, site.dtype)
         self.append_raw(RawRows(raw, dict(rows.columns), rows.contexts))
 
@@ -181,23 +177,6 @@ class StoreWriter:
             recording=recording,
             shuffled=shuffled,
         )
-
-    def _guard(self, site: SiteInfo, data: torch.Tensor) -> None:
-        """Raise if a value would be stored as something else than a number near it."""
-        if not data.numel():
-            return
-        low, high = torch.aminmax(data)
-        largest = max(-float(low), float(high))
-        if not np.isfinite(largest):
-            raise StoreError(
-                f"{site.name}: the host gives values that are not finite (row {self.rows} on). "
-                "Look at the host's dtype and inputs."
-            )
-        if site.dtype == "float16" and largest > layout.FLOAT16_MAX:
-            raise StoreError(
-                f"{site.name}: a value of {largest:.3g} does not fit float16 (at most 65504). "
-                "Record with --dtype bfloat16 or --dtype float32."
-            )
 
     def _pieces(self, rows: RawRows) -> Iterator[RawRows]:
         """Yield rows in pieces of about a commit's size that cut no context in two."""
