@@ -104,6 +104,7 @@ def test_the_page_of_names_has_every_public_name_once() -> None:
     for name in ps.__all__:
         assert len(re.findall(rf"^### `{name}[(`]", page, re.M)) == 1, name
     assert " object at 0x" not in page
+    assert "- `bandwidth`: " in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -44,7 +44,8 @@ class Feature(Shown):
     interval: tuple[float, float]
     """95 %, of that accuracy."""
     precision: float
-    """Share of firings where the label's rule holds, at the feature's own density."""
+    """Of all rows where the label's rule holds, the share that are firings, at the feature's own
+    density."""
     firings: int
     """Rows on which it fires."""
     density: float

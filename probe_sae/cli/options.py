@@ -19,10 +19,14 @@ Root = Annotated[
     Path | None, typer.Option("--root", help="Folder of a dataset that is downloaded otherwise.")
 ]
 HostOption = Annotated[
-    str | None, typer.Option("--host", help="With --dataset: measure what the host loses.")
+    str | None, typer.Option("--host", help="Also measure what this host loses, by --dataset.")
 ]
 DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="The dataset that the store was recorded from.")
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="What the store was recorded from; by default the recipe that the store names.",
+    ),
 ]
 HOST_HELP = (
     "bundled:NAME, a Hugging Face id or folder, torchvision:NAME[@weights], timm:NAME[@weights], "

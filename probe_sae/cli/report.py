@@ -22,7 +22,7 @@ def report_command(
         bool,
         typer.Option(
             "--single-file",
-            help="Write OUT.html alone, with everything in it; up to 2,048 features.",
+            help="Write one page with everything in it, OUT ending in .html; up to 2,048 features.",
         ),
     ] = False,
     force: Force = False,

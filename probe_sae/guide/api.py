@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import probe_sae
+from probe_sae.shown import field_docstrings
 
 _ROOMS = {
     "host": "Look into a host: load it, tap its sites, edit them",
@@ -42,12 +43,13 @@ def _entry(name: str) -> str:
 
 
 def _members(kind: type) -> list[str]:
-    """Return the public methods and properties that a class, or a base of ours, defines."""
+    """Return the fields, methods and properties that a class, or a base of ours, defines."""
     found: dict[str, Any] = {}
     for owner in reversed(kind.__mro__):
         if owner.__module__.startswith("probe_sae."):
             found |= {name: member for name, member in vars(owner).items() if name[0] != "_"}
-    lines: list[str] = []
+    about = field_docstrings(kind) if dataclasses.is_dataclass(kind) else {}
+    lines = [f"- `{name}`: {text}" for name, text in about.items() if name[0] != "_"]
     for name, member in found.items():
         plain = getattr(member, "__func__", member)
         if inspect.isfunction(plain):
@@ -68,7 +70,7 @@ def _signature(thing: Any) -> str:
     kept = [
         given.replace(annotation=given.empty, default=_default(given.default))
         for name, given in found.parameters.items()
-        if name != "self" and not name.startswith("_")
+        if name not in ("self", "cls") and not name.startswith("_")
     ]
     return str(found.replace(parameters=kept, return_annotation=found.empty))
 

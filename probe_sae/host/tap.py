@@ -60,7 +60,8 @@ def tap(host: Host | Any, sites: str | Iterable[str], *, stop: bool = False) -> 
         host: what `load_host` returned, or a model, wrapped or not, which is put into evaluation
             mode: then run it as you always do.
         sites: names, globs, braces, or raw paths (`path:layer3.1@out`).
-        stop: end each call `host(...)` after the deepest site; it then returns None.
+        stop: end calls `host(...)` after the deepest site; they then return None. The first runs
+            to its end: only then it is known which site is the deepest.
 
     Raises:
         SiteNotFound: before anything runs, if a name stands for nothing.

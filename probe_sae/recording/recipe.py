@@ -184,6 +184,8 @@ def _read(raw: dict[str, Any], name: str) -> Recipe:
             raise DatasetError(f"recipe {name}: unknown source key {key!r}.{hint}")
     if raw["kind"] not in ("text", "image"):
         raise DatasetError(f"recipe {name}: kind {raw['kind']!r}; expected text or image.")
+    if source["type"] == "parquet":
+        source.setdefault("field", "text")
     if source.get("path") == "{stdlib}":
         source["path"] = sysconfig.get_paths()["stdlib"]
     return Recipe(raw["name"], raw["kind"], raw.get("about", ""), source)

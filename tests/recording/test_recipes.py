@@ -125,6 +125,14 @@ def test_a_recipe_of_ones_own_is_a_toml(tmp_path: Path) -> None:
         load_dataset(path)
 
 
+def test_a_recipe_of_a_parquet_file_has_its_texts_in_a_column_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    source = '[source]\ntype = "parquet"\npath = "mine.parquet"\n'
+    path.write_text(f'name = "mine"\nkind = "text"\n{source}', encoding="utf-8")
+
+    assert load_dataset(path).source["field"] == "text"
+
+
 def test_mnist_is_read_from_a_folder(data_folder: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -47,7 +47,8 @@ class Labels(Shown):
     specificity: NDArray[np.float64]
     """[features] share of random rows without a firing where it does not."""
     precision: NDArray[np.float64]
-    """[features] share of firings where the rule holds, at the feature's own density."""
+    """[features] of all rows where the rule holds, the share that are firings, at the feature's own
+    density."""
     hard_accuracy: NDArray[np.float64]
     """[features] balanced accuracy against rows that are like firings: the same token, or the same
     token before (images: the same place on the grid, or class); NaN where there are under 10."""
