@@ -54,7 +54,7 @@ def counterparts(a: Analysis, b: Analysis) -> Counterparts:
     ours, theirs = _comparable(a, b)
     alive_a, alive_b = (np.flatnonzero(one.columns.firings > 0) for one in (a, b))
     sides = _nothing(a.count), _nothing(b.count)
-    either_sign = any(_arch(one) == "signed_topk" for one in (a, b))
+    either_sign = any(map(_is_signed, (a, b)))
     if not len(alive_a) or not len(alive_b):
         return Counterparts(*sides, either_sign)
     x, y = (
@@ -117,6 +117,10 @@ def _host(analysis: Analysis) -> Any:
     return host.get("digest") or host.get("name") if isinstance(host, Mapping) else host
 
 
-def _arch(analysis: Analysis) -> Any:
+def _is_signed(analysis: Analysis) -> bool:
+    """Return whether activations can be negative; see `Settings.is_signed`."""
     sae = analysis.info.get("sae")
-    return sae.get("arch") if isinstance(sae, Mapping) else None
+    known: Any = sae if isinstance(sae, Mapping) else {}
+    settings = known.get("settings")
+    activation = settings.get("activation") if isinstance(settings, Mapping) else None
+    return "signed_topk" in (known.get("arch"), activation)

@@ -127,7 +127,7 @@ def random_like(directions: Tensor, seed: int) -> Tensor:
 
 def are_signed(*saes: SAE) -> bool:
     """Return whether a feature and its opposite are the same: where activations can be negative."""
-    return any(sae.settings.arch == "signed_topk" for sae in saes)
+    return any(sae.settings.is_signed for sae in saes)
 
 
 def encoder_of(sae: SAE) -> Tensor | None:

@@ -46,6 +46,11 @@ class Settings(ABC):
         return 0.0
 
     @property
+    def is_signed(self) -> bool:
+        """Whether activations can be negative: a direction and its opposite are then the same."""
+        return False
+
+    @property
     def is_scaled(self) -> bool:
         """Whether rows are brought to a mean square of 1, not taken in their own units."""
         return True

@@ -100,10 +100,13 @@ def test_a_dictionary_is_its_own_counterpart(analysis: Analysis) -> None:
     assert np.allclose(found.a.pair_cosine[alive], 1)
 
 
-def test_a_signed_dictionary_is_compared_by_lines(analysis: Analysis) -> None:
+@pytest.mark.parametrize(
+    "sae", [{"arch": "signed_topk"}, {"arch": "plain", "settings": {"activation": "signed_topk"}}]
+)
+def test_a_signed_dictionary_is_compared_by_lines(analysis: Analysis, sae: dict[str, Any]) -> None:
     assert analysis.directions is not None
     opposite = replace(analysis, directions=-analysis.directions)
-    signed = with_info(opposite, sae={**analysis.info["sae"], "arch": "signed_topk"})
+    signed = with_info(opposite, sae={**analysis.info["sae"], **sae})
 
     assert np.nanmin(counterparts(analysis, signed).a.pair_cosine) > 0.999
     assert np.nanmax(counterparts(analysis, opposite).a.pair_cosine) < 0.999

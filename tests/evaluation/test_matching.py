@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.evaluation import compare, match, splitting, stability
 from probe_sae.evaluation import matching as matching_room
-from probe_sae.sae import SAE, SignedTopK, TopK, make_sae
+from probe_sae.sae import SAE, Plain, SignedTopK, TopK, make_sae
 
 FEATURES, WIDTH = 40, 16
 
@@ -122,6 +122,16 @@ def test_an_opposite_is_another_feature_unless_activations_have_a_sign() -> None
 
     assert compare(sae, mirrored).pw_mcc < 0.9
     assert compare(signed[0], signed[1]).pw_mcc == pytest.approx(1, abs=1e-6)
+
+
+def test_an_imported_dictionary_with_signed_activations_is_compared_by_lines() -> None:
+    settings = Plain(features=FEATURES, activation="signed_topk", k=3)
+    plain = [make_sae(settings, WIDTH, torch.Generator().manual_seed(0)) for _ in range(2)]
+    with torch.no_grad():
+        for name in ("W_dec", "W_enc"):
+            plain[1].get_parameter(name).mul_(-1)
+
+    assert compare(*plain).pw_mcc == pytest.approx(1, abs=1e-6)
 
 
 def test_dictionaries_of_other_widths_are_refused() -> None:

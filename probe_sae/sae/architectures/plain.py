@@ -54,6 +54,11 @@ class Plain(Settings):
         if self.activation == "groupmax" and self.features % self.k:
             raise SettingsError(f"k is {self.k}; groups of {self.features} features are not equal.")
 
+    @property
+    def is_signed(self) -> bool:
+        """See `Settings.is_signed`."""
+        return self.activation == "signed_topk"
+
     def build(self, widths: tuple[int, ...]) -> "PlainSAE":
         """See `Settings.build`: one width, or what is read and what is reconstructed."""
         if len(widths) > 2:

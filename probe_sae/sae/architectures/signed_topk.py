@@ -17,6 +17,11 @@ class SignedTopK(TopK):
 
     arch: ClassVar[str] = "signed_topk"
 
+    @property
+    def is_signed(self) -> bool:
+        """See `Settings.is_signed`."""
+        return True
+
     def build(self, widths: tuple[int, ...]) -> "SignedTopKSAE":
         """See `Settings.build`."""
         return SignedTopKSAE(self, widths)
