@@ -105,7 +105,8 @@ class SiteWatch:
         self.image: tuple[int, int] | None = None
         """Height and width of the images that the host runs on."""
         self._ever: set[str] = set()
-        self._deepest: str | None = None
+        self._last: tuple[str, int] | None = None
+        """The deepest site, and how often it has fired when it is the last time of a run."""
 
     @contextmanager
     def attached(self) -> Generator[None]:
@@ -176,12 +177,14 @@ class SiteWatch:
 
     def _end(self, *_: Any) -> None:
         if len(set(self.fired)) == len(self.sites):
-            self._deepest = self.fired[-1]
+            self._last = self.fired[-1], self.fired.count(self.fired[-1])
 
     def _at_site(self, site: Site, tensor: Tensor) -> Tensor | None:
         self.fired.append(site.name)
         self._ever.add(site.name)
         new = self._see(site, tensor)
-        if self._stop and self.host.is_called and self._deepest == site.name:
-            raise StopForward
+        if self._stop and self.host.is_called and self._last is not None:
+            name, times = self._last
+            if site.name == name and self.fired.count(name) == times:
+                raise StopForward
         return new

@@ -347,6 +347,25 @@ def test_a_host_spread_by_accelerate_gives_the_same_rows(tmp_path: Path) -> None
     assert whole.digest == spread.digest
 
 
+def test_a_stopping_tap_sees_every_call_of_a_module_that_is_called_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(self.layer(x))
+
+    host = load_host(Twice())
+    with tap(host, "path:layer@out", stop=True) as seen:
+        first, second = host(torch.ones(3, 4)), host(torch.ones(3, 4))
+
+    assert first is not None
+    assert second is None
+    assert torch.equal(seen["path:layer@out"][:6], seen["path:layer@out"][6:])
+    assert len(seen["path:layer@out"]) == 12
+
+
 def test_a_stopping_tap_lets_the_models_own_calls_run_to_their_end() -> None:
     """Only `host(...)` can take the early end; a user's own call would get the exception."""
     host = tiny("gpt2")
