@@ -1,5 +1,6 @@
 """What a dictionary is trained on: a store, a stream or a tensor, and the part that is held out."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from probe_sae.store import (
 from probe_sae.training.alarms import name_bad_rows
 from probe_sae.training.settings import TrainSettings
 
+_KNOWN_ROWS = 1024
 Data = Store | Stream | Tensor | tuple[Tensor, ...]
 """What `train` learns from, once a path is opened."""
 
@@ -82,7 +84,8 @@ def sources(
     if isinstance(data, (Tensor, tuple)):
         if sites:
             raise SettingsError(f"a site is named ({', '.join(sites)}), but tensors have none.")
-        return *_of_tensors(data if isinstance(data, tuple) else (data,), trainer), {}
+        parts = data if isinstance(data, tuple) else (data,)
+        return *_of_tensors(parts, trainer), {"tensors": [_known_by(part) for part in parts]}
     split = {"held_out": trainer.held_out, "seed": trainer.seed}
     if isinstance(data, SplitStream):
         seen, unseen = data.split(trainer.held_out, trainer.seed)
@@ -99,6 +102,7 @@ def sources(
             "rows": data.rows,
             "contexts": data.contexts,
             "recording": data.recording,
+            "manifest": data.manifest["sha256"][:16],
         },
         "host": data.provenance.get("host"),
         "dataset": data.provenance.get("dataset"),
@@ -110,6 +114,13 @@ def sources(
     if not trainer.held_out:
         return training, training, provenance
     return training, stream_of(data, names, trainer.seed, held), provenance
+
+
+def _known_by(rows: Tensor) -> dict[str, Any]:
+    """Return what tells rows from others: their shape, and a hash of some 1,024 of them."""
+    some = rows[:: max(1, len(rows) // _KNOWN_ROWS)].detach().cpu().contiguous()
+    digest = hashlib.sha256(some.view(torch.uint8).numpy().data).hexdigest()
+    return {"shape": list(rows.shape), "sha256": digest}
 
 
 def _of_tensors(

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from probe_sae.errors import FormatError, OutputExists, SettingsError
 from probe_sae.sae import ARCHITECTURES, TopK, load_sae
-from probe_sae.store import Store
+from probe_sae.store import Store, shuffle_store
 from probe_sae.training import TrainSettings, learner
 from probe_sae.training import train as train_anywhere
 from probe_sae.training.learner import Learner
@@ -26,6 +27,7 @@ from .test_train import world
 
 train = partial(train_anywhere, device="cpu")
 STEPS = RUN.steps
+RUN_SHORT = replace(RUN, rows=2 * RUN.batch_size)
 ARCHS = sorted(ARCHITECTURES)
 
 
@@ -185,6 +187,33 @@ def test_another_run_is_not_continued(
             device="cpu",
             resume=True,
         )
+
+
+def test_a_training_goes_on_over_the_same_rows_only(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = store["site"][:].float()
+    other = rows.clone()
+    other[0] += 1
+    shuffled = shuffle_store(store, tmp_path / "shuffled", seed=1)
+    begun: dict[str, dict[str, Any]] = {
+        "store": {"data": store, "site": "site"},
+        "tensor": {"data": rows},
+    }
+    with monkeypatch.context() as patched:
+        _interrupt_at(patched, 5, signal.SIGINT)
+        for name, given in begun.items():
+            with pytest.raises(KeyboardInterrupt):
+                train(settings=settings("topk"), trainer=RUN, out=tmp_path / name, **given)
+        train(rows, settings("topk"), RUN_SHORT, out=tmp_path / "finished")
+
+    with pytest.raises(SettingsError, match=r"begun otherwise \(manifest"):
+        train(shuffled, settings("topk"), RUN, site="site", out=tmp_path / "store", resume=True)
+    with pytest.raises(SettingsError, match=r"begun otherwise \(tensors\)"):
+        train(other, settings("topk"), RUN, out=tmp_path / "tensor", resume=True)
+    with pytest.raises(SettingsError, match="is finished, and was trained with another tensors"):
+        train(other, settings("topk"), RUN_SHORT, out=tmp_path / "finished", resume=True)
+    train(rows, settings("topk"), RUN, out=tmp_path / "tensor", resume=True)
 
 
 def test_a_finished_run_is_left_as_it_is(
