@@ -13,7 +13,8 @@ as it takes. A part holds whole contexts, and is there whole or not at all, so t
 continued after any interruption.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -125,10 +126,16 @@ class Codes(Shown):
         ]
 
     def total(self) -> NDArray[np.float64]:
-        """Return the sum of all activations of each feature, [features]."""
+        """Return the sum of all activations of each feature, [features].
+
+        Raises:
+            FormatError: a part is damaged.
+        """
         total = np.zeros(self.features)
         for path in self.parts:
             with open_part(path) as file:
+                if file["total"].shape != total.shape:
+                    raise FormatError(f"{path} contradicts itself; encode again.")
                 total += np.asarray(file["total"])
         return total
 
@@ -205,9 +212,20 @@ def part_name(number: int) -> str:
     return f"part-{number:05d}.h5"
 
 
-def open_part(path: Path) -> Any:
-    """Return a part's file, checked and open for reading; a context manager."""
-    return open_checked(path, FormatError)
+@contextmanager
+def open_part(path: Path) -> Generator[Any]:
+    """Open a part's file for reading, checked.
+
+    Raises:
+        FormatError: it is damaged, or lacks a column.
+    """
+    with open_checked(path, FormatError) as file:
+        columns = (*_ROWS, *_FIRINGS, "total")
+        if missing := [name for name in columns if name not in file]:
+            raise FormatError(f"{path} lacks {', '.join(missing)}; encode again.")
+        if any(getattr(file[name], "ndim", 0) != 1 for name in columns):
+            raise FormatError(f"{path} has columns that are none; it is damaged. Encode again.")
+        yield file
 
 
 def write_part(path: Path, block: Block, total: NDArray[np.float64]) -> None:
@@ -234,8 +252,8 @@ def _check_part(
     path: Path, rows: dict[str, NDArray[Any]], ends: NDArray[np.int64], file: Any
 ) -> None:
     count = int(ends[-1]) if len(ends) else 0
-    lengths = {len(column) for column in rows.values()}
-    if len(lengths) != 1 or any(len(file[name]) != count for name in _FIRINGS):
+    shapes = {column.shape for column in rows.values()}
+    if shapes != {(len(ends),)} or any(file[name].shape != (count,) for name in _FIRINGS):
         raise FormatError(f"{path} contradicts itself; encode again.")
 
 

@@ -12,10 +12,10 @@ from probe_sae.analysis.arrays import Features
 from probe_sae.analysis.codes import Codes
 from probe_sae.analysis.cofiring import CoFiring, Pairs, jaccard, npmi, partners, phi
 from probe_sae.analysis.counting import Counted
-from probe_sae.analysis.encoding import Source
 from probe_sae.analysis.logit_effects import logit_effects
 from probe_sae.analysis.modules import SHOWN_MEMBERS, Modules, agreement_of, modules_of
 from probe_sae.analysis.neurons import neurons_of, sampled_contexts
+from probe_sae.analysis.source import Source
 from probe_sae.analysis.structure import (
     Groups,
     Map,

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,108 +21,18 @@ from probe_sae.analysis.codes import (
     part_name,
     write_part,
 )
+from probe_sae.analysis.source import Source, source_of
 from probe_sae.devices import device_for
-from probe_sae.errors import SettingsError, StoreError
-from probe_sae.evaluation import held_out, sites_of
-from probe_sae.evaluation.held_rows import compare_hosts
-from probe_sae.interop import as_sae
+from probe_sae.errors import SettingsError
+from probe_sae.evaluation.held_rows import check_finite
 from probe_sae.outputs import whole_folder, write_whole
-from probe_sae.progress import progress, say
+from probe_sae.progress import progress
 from probe_sae.sae import SAE
-from probe_sae.store import RowBlock, Store, as_store
+from probe_sae.store import RowBlock, Store
 
 BLOCK_ROWS = 8192
 PART_FIRINGS = 1 << 25
 """Firings after which a part is written: 200 MB, and what an interruption costs at most."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is encoded: one dictionary, or several whose features are numbered one after the other.
-
-    Several are of sites that were recorded together, so that they have their rows in common.
-    """
-
-    saes: tuple[SAE, ...]
-    store: Store
-    sites: tuple[tuple[str, ...], ...]
-    """Of each dictionary, the sites that it was trained on."""
-    contexts: NDArray[np.bool_]
-    """[contexts] which count."""
-    which: str
-    """`held_out` or `all`."""
-
-    @property
-    def features(self) -> int:
-        """Number of features of all dictionaries."""
-        return sum(sae.features for sae in self.saes)
-
-    @property
-    def firsts(self) -> list[int]:
-        """Number of the first feature of each dictionary."""
-        return np.cumsum([0, *(sae.features for sae in self.saes)])[:-1].tolist()
-
-    def same(self) -> dict[str, Any]:
-        """Return what codes must have been made from to be those of this source."""
-        return {
-            "recording": self.store.recording,
-            "store_rows": self.store.rows,
-            "sites": [list(sites) for sites in self.sites],
-            "weights": [_digest(sae) for sae in self.saes],
-            "features": self.features,
-            "which": self.which,
-            "contexts": int(self.contexts.sum()),
-        }
-
-
-def source_of(
-    saes: SAE | str | Path | Sequence[SAE | str | Path],
-    store: Store | str | Path,
-    rows: str = "held_out",
-) -> Source:
-    """Return what is to be encoded.
-
-    Args:
-        saes: a dictionary or its folder; or several, of sites of the same store.
-        store: the store, or its folder.
-        rows: `held_out`, rows that no training has seen, or `all`.
-
-    Raises:
-        ShapeError: the store's rows are not as long as those that a dictionary takes.
-        SiteNotFound: the store lacks a dictionary's site.
-        StoreError: the store was shuffled.
-        SettingsError: `rows` is something else; no dictionary; two of the same site.
-    """
-    if rows not in ("held_out", "all"):
-        raise SettingsError(f"rows is {rows!r}; expected held_out or all.")
-    many: Any = saes
-    given = list(many) if isinstance(many, list | tuple) else [many]
-    loaded = tuple(as_sae(sae) for sae in given)
-    opened = as_store(store)
-    if not loaded:
-        raise SettingsError("no dictionary was given; expected one, or several of one store.")
-    if opened.is_shuffled:
-        raise StoreError(
-            f"the rows of {opened.folder} lie in random order, and examples need their contexts; "
-            "analyse the store that it was shuffled from."
-        )
-    chosen = np.ones(opened.contexts, np.bool_)
-    if rows == "held_out":
-        for sae in loaded:
-            chosen &= held_out(sae, opened)
-        if not chosen.any():
-            say("no context was held out of every training; all rows are looked at instead.")
-            chosen[:] = True
-    sites = tuple(tuple(sites_of(sae, opened)) for sae in loaded)
-    for sae in loaded:
-        compare_hosts(sae, opened)
-    if len(set(sites)) < len(sites):
-        raise SettingsError(
-            f"{', '.join(' + '.join(some) for some in sites)}: two of the dictionaries are of the "
-            "same site, and are not layers; `report --compare` and `ps.compare` set them beside "
-            "each other."
-        )
-    return Source(loaded, opened, sites, chosen, rows)
 
 
 def encode(
@@ -152,11 +61,13 @@ def encode(
     Raises:
         ShapeError: the store's rows are not as long as those that the dictionary takes.
         OutputExists: `out` is there already.
+        SettingsError: what is continued, or finished, is of something else.
     """
-    if resume and Path(out).exists():
-        say(f"{out} is finished already; nothing to do.")
-        return open_codes(out)
     source = source_of(sae, store, rows)
+    if resume and Path(out).exists():
+        finished = open_codes(out)
+        source.check_finished(out, finished.info)
+        return finished
     how: dict[str, Any] = {"keep": "part-*.h5", "marks": ("codes.json",)}
     with whole_folder(out, force=force, resume=resume, **how) as folder:
         write_codes(source, folder, device)
@@ -259,6 +170,7 @@ def _encoded(
     totals: list[NDArray[np.float64]] = []
     for sae, sites, first in zip(saes, source.sites, source.firsts, strict=True):
         rows = read_rows(source.store, sites, block.start, block.stop)[places]
+        check_finite(source.store, rows, wanted + block.start)
         codes = sae.encode_sparse(sae.split(rows.to(device))[0])
         values, indices = codes.values.cpu().float().numpy(), codes.indices.cpu().numpy()
         local, place = np.nonzero(sae.fires(codes.values).cpu().numpy())
@@ -288,14 +200,3 @@ def _encoded(
 def read_rows(store: Store, sites: Sequence[str], start: int, stop: int) -> Tensor:
     """Return rows of several sites beside each other, [rows, sum of widths]."""
     return torch.cat([store.read(site, start, stop) for site in sites], 1)
-
-
-def _digest(sae: SAE) -> str:
-    """Return a hash of a dictionary's weights."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(sae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
-    return digest.hexdigest()

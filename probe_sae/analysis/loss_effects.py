@@ -19,9 +19,9 @@ from torch.nn.functional import cross_entropy
 
 from probe_sae.analysis.arrays import TOP
 from probe_sae.analysis.codes import Codes
-from probe_sae.analysis.encoding import Source
 from probe_sae.analysis.examples import Chosen
 from probe_sae.analysis.host_runs import Runs
+from probe_sae.analysis.source import Source
 from probe_sae.errors import SettingsError
 from probe_sae.evaluation.recorded_inputs import (
     TEXTS_AT_ONCE,

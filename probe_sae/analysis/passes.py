@@ -18,7 +18,7 @@ from probe_sae.analysis.codes import Codes, open_codes
 from probe_sae.analysis.columns import columns_of
 from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.counting import Counted, count
-from probe_sae.analysis.encoding import Source, source_of, write_codes
+from probe_sae.analysis.encoding import write_codes
 from probe_sae.analysis.examples import (
     choose,
     sampled_firings,
@@ -33,11 +33,11 @@ from probe_sae.analysis.pixels import pixels_of
 from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.sampled import SAMPLE_ROWS, SampledRows, sampled_rows
 from probe_sae.analysis.saved import load_analysis, save_analysis
+from probe_sae.analysis.source import Source, source_of
 from probe_sae.errors import SettingsError
 from probe_sae.evaluation import Evaluation, finite
 from probe_sae.host import Host, host_of, versions
 from probe_sae.outputs import whole_folder
-from probe_sae.progress import say
 from probe_sae.recording import Recipe
 from probe_sae.sae import SAE
 from probe_sae.store import Store
@@ -92,10 +92,13 @@ def analyse(
             recorded.
         OutputExists: `out` is there already.
     """
-    if resume and Path(out).exists():
-        say(f"{out} is finished already; nothing to do.")
-        return load_analysis(out)
     source = source_of(sae, store, rows)
+    if resume and Path(out).exists():
+        finished = load_analysis(out)
+        asked = {"seed": seed, "loss_examples": loss_examples}
+        others = [name for name, now in asked.items() if finished.info.get(name, now) != now]
+        source.check_finished(out, finished.info.get("made_of", source.same()), others)
+        return finished
     neurons = [neurons] if isinstance(neurons, str) else neurons
     looked_at = source.store.find_sites(neurons or ()) or _own_sites(source)
     host = None if host is None else host_of(host, by_name=True)
@@ -127,26 +130,12 @@ class _Beside(NamedTuple):
 
 def _checked(codes: Codes | str | Path, source: Source) -> Codes:
     opened = codes if isinstance(codes, Codes) else open_codes(codes)
-    wrong = [name for name, value in source.same().items() if opened.info.get(name) != value]
-    if wrong:
+    if wrong := source.differing(opened.info):
         raise SettingsError(
-            f"{opened.folder} has codes of something else: {', '.join(_MEANT[n] for n in wrong)} "
-            "differ. Encode the same, or leave the codes out; unfinished work is dropped with "
-            "--force."
+            f"{opened.folder} has codes of something else: {', '.join(wrong)} differ. Encode the "
+            "same, or leave the codes out; unfinished work is dropped with --force."
         )
     return opened
-
-
-_MEANT = {
-    "recording": "the store",
-    "store_rows": "the store's number of rows",
-    "sites": "the sites",
-    "weights": "the dictionary",
-    "features": "the number of features",
-    "which": "the choice of rows (--rows held_out or all)",
-    "contexts": "the contexts chosen",
-}
-"""What a mark of codes means to a person."""
 
 
 def _encoded(source: Source, folder: Path, device: str | None) -> Codes:
@@ -189,7 +178,7 @@ def _analysis(
     examples = with_surroundings(chosen, codes, place, numbers, losses)
     made = columns_of(source, codes, counted, beside.host, beside.neurons, seed)
     info = _info(source, codes, counted, beside.evaluation, made.modules)
-    info |= {"seed": seed, "loss_examples": beside.losses.count}
+    info |= {"seed": seed, "loss_examples": beside.losses.count, "made_of": source.same()}
     info |= {"neurons": {"sites": beside.neurons, "rows": made.neuron_rows}}
     info["structure"] |= made.structure
     single = len(source.saes) == 1

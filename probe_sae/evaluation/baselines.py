@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from probe_sae.errors import SettingsError, ShapeError
+from probe_sae.errors import SettingsError, ShapeError, StoreError
 from probe_sae.evaluation.held_rows import check_same_sites
 from probe_sae.progress import say
 from probe_sae.sae import (
@@ -167,6 +167,9 @@ def principal_components(
 
     The covariance is summed up in float64, batch by batch, of rows less `centre`, [d_model], so
     that a large mean costs no digits.
+
+    Raises:
+        StoreError: rows are not finite.
     """
     width = len(centre)
     scatter = torch.zeros(width, width, dtype=torch.float64)
@@ -179,6 +182,11 @@ def principal_components(
         if count >= rows:
             break
     mean = total / count
+    if not bool(scatter.isfinite().all()):
+        raise StoreError(
+            "rows that principal components are to be found of hold NaN or infinity, which a store "
+            "does not take in: it is damaged. `probe-sae store verify` says more."
+        )
     _, axes = torch.linalg.eigh(scatter / count - mean.outer(mean))
     return Components(centre + mean, axes.T.contiguous(), k)
 

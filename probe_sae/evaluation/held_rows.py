@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probe_sae.errors import SettingsError, ShapeError, SiteNotFound
+from probe_sae.errors import SettingsError, ShapeError, SiteNotFound, StoreError
 from probe_sae.progress import progress, say
 from probe_sae.sae import SAE
 from probe_sae.site_names import named
 from probe_sae.store import Store, held_out_contexts
+from probe_sae.training.alarms import name_bad_rows
 
 BATCH_ROWS = 4096
 
@@ -122,6 +123,9 @@ def rows_of(
         sites: of which sites, one after the other in each row.
         contexts: which contexts, [contexts].
         what: the work, for the progress bar.
+
+    Raises:
+        StoreError: a row holds NaN or infinity.
     """
     with progress(what, store.rows) as advance:
         for block in store.blocks(BATCH_ROWS):
@@ -130,8 +134,25 @@ def rows_of(
             if wanted.any():
                 parts = [store.read(site, block.start, block.stop) for site in sites]
                 rows = torch.cat(parts, 1)[torch.from_numpy(wanted)]
+                check_finite(store, rows, block.start + np.flatnonzero(wanted))
                 yield SomeRows(rows, context[wanted])
             advance(block.stop - block.start)
+
+
+def check_finite(store: Store, rows: Tensor, numbers: NDArray[np.int64]) -> None:
+    """Check rows that were read from a store, which takes in none that are not finite.
+
+    Args:
+        store: whose they are.
+        rows: [rows, width].
+        numbers: of the rows in the store, [rows].
+
+    Raises:
+        StoreError: one holds NaN or infinity.
+    """
+    bad = name_bad_rows(rows, 0, lambda row: int(numbers[row]))
+    if bad is not None:
+        raise StoreError(f"{store.folder} is damaged: {bad} `probe-sae store verify` says more.")
 
 
 def mean_of(store: Store, sites: list[str]) -> Tensor:

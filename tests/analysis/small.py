@@ -47,8 +47,8 @@ def make_store(folder: Path, contexts: int = 70) -> Store:
     return open_store(folder)
 
 
-def dictionary() -> SAE:
-    generator = torch.Generator().manual_seed(5)
+def dictionary(seed: int = 5) -> SAE:
+    generator = torch.Generator().manual_seed(seed)
     sae = make_sae(BatchTopK(features=FEATURES, k=5), WIDTH, generator)
     sae.finish(torch.randn(2000, WIDTH, generator=generator))
     with torch.no_grad():

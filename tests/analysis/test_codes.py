@@ -13,7 +13,8 @@ import torch
 from probe_sae.analysis import Codes, analyse, encode, encoding, open_codes
 from probe_sae.analysis.arrays import Features
 from probe_sae.analysis.codes import Block, join, part_name
-from probe_sae.errors import FormatError, OutputExists, SettingsError
+from probe_sae.errors import FormatError, OutputExists, SettingsError, StoreError
+from probe_sae.evaluation import evaluate
 from probe_sae.sae import SAE, SignedTopK, make_sae
 from probe_sae.store import Store
 
@@ -181,10 +182,59 @@ def _cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2000])
 
 
+def _lacking(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        with h5py.File(folder / part_name(0), "r+") as file:
+            del file[name]
+
+    return spoil
+
+
 def _linked(folder: Path) -> None:
     with h5py.File(folder / part_name(0), "r+") as file:
         del file["value"]
         file["value"] = h5py.ExternalLink("/etc/hostname", "/")
+
+
+def test_finished_codes_are_those_that_were_asked_for(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encode(dictionary(), store, tmp_path / "codes")
+    other = dictionary(1)
+
+    with pytest.raises(SettingsError, match="is finished, and was made of something else: the dic"):
+        encode(other, store, tmp_path / "codes", resume=True)
+    encode(dictionary(), store, tmp_path / "codes", resume=True)
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_a_finished_analysis_is_the_one_that_was_asked_for(store: Store, tmp_path: Path) -> None:
+    whole = analyse(dictionary(), store, tmp_path / "analysis")
+    others: list[tuple[str, SAE, dict[str, Any]]] = [
+        ("the dictionary", dictionary(1), {}),
+        ("the choice of rows", dictionary(), {"rows": "all"}),
+        ("seed", dictionary(), {"seed": 1}),
+    ]
+
+    for what, sae, how in others:
+        with pytest.raises(SettingsError, match=f"made of something else: .*{what}"):
+            analyse(sae, store, tmp_path / "analysis", resume=True, **how)
+    again = analyse(dictionary(), store, tmp_path / "analysis", resume=True)
+    assert again.info["made_of"] == whole.info["made_of"]
+
+
+def test_a_row_that_is_no_number_is_named(tmp_path: Path) -> None:
+    broken = make_store(tmp_path / "store")
+    with h5py.File(broken.shards[0].path, "r+") as file:
+        data: Any = file["sites/site/acts"]
+        data[3, 2] = np.nan
+
+    with pytest.raises(StoreError, match=r"is damaged: 1 rows .*rows 3 of the data"):
+        encode(dictionary(), broken, tmp_path / "codes")
+    with pytest.raises(StoreError, match="is damaged: 1 rows"):
+        evaluate(dictionary(), broken, baselines=False)
+    with pytest.raises(StoreError, match="damaged"):
+        evaluate(dictionary(), broken)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +245,8 @@ def _linked(folder: Path) -> None:
         (_rewritten("value", lambda column: column * np.nan), "not finite"),
         (_rewritten("value", lambda column: column[:-1]), "contradicts itself"),
         (_rewritten("count", lambda column: column + 1), "contradicts itself"),
+        (_rewritten("row", lambda column: column[:, None]), "columns that are none"),
+        (_lacking("context"), "lacks context"),
         (_described(version=2), "version 2"),
         (_described(format="else"), "does not describe codes"),
         (_described(parts=["../../secret.h5"]), "damaged"),
