@@ -2,14 +2,14 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probe_sae.analysis.arrays import Features
+from probe_sae.analysis.arrays import Examples, Features
 from probe_sae.analysis.cofiring import Pairs
-from probe_sae.analysis.contexts import TextInputs
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.labels import Labels, SampledFirings
 from probe_sae.analysis.pixels import Pixels
 from probe_sae.analysis.result import Analysis
@@ -30,6 +30,30 @@ _WIDE = {
 _COUNTS = ("firings", "histogram", "places", "token_undercount", "cofiring_counts",
            "logit_histogram")  # fmt: skip
 _IDS = ("part", "cluster", "group", "module")
+_OF_FEATURES = ("nearest_ids", "cofiring_ids", "followed_ids")
+"""Columns that name other features; -1 is none."""
+_WORDS: dict[str, type | tuple[type, ...]] = {
+    "site": str, "rows": int, "contexts": int, "sae": dict, "metrics": dict, "definitions": dict,
+    "training": list, "modules": list, "parts": list, "places": list, "structure": dict,
+    "made_of": dict, "cofiring": dict,
+}  # fmt: skip
+"""What an analysis says of itself, and as what; None, or nothing, where it is not known."""
+
+
+def check_info(info: dict[str, Any], folder: Path) -> None:
+    """Raise unless what an analysis says of itself is of the kinds that it should be.
+
+    Raises:
+        FormatError: it is not.
+    """
+    wrong = [name for name, kind in _WORDS.items() if not isinstance(info.get(name), kind | None)]
+    wrong += [name for name in ("site", "rows") if info.get(name) is None]
+    wrong += ["kind"] * (info.get("kind") not in ("text", "image"))
+    for name in ("training", "modules", "parts"):
+        if not all(isinstance(line, dict) for line in info.get(name) or []):
+            wrong.append(name)
+    if wrong:
+        raise FormatError(f"{folder}/analysis.json is damaged: {', '.join(wrong)}; analyse again.")
 
 
 def check(analysis: Analysis, folder: Path) -> None:
@@ -45,8 +69,10 @@ def check(analysis: Analysis, folder: Path) -> None:
         FormatError: they are not.
     """
     count, examples = analysis.count, analysis.examples
-    wrong = _wrong_columns(analysis.columns, count)
     inputs = analysis.inputs
+    if unfit := _wrong_inputs(inputs):
+        raise FormatError(f"{folder}/analysis.h5 contradicts itself: {', '.join(unfit)}.")
+    wrong = _wrong_columns(analysis.columns, count)
     contexts = len(inputs.offsets) - 1 if isinstance(inputs, TextInputs) else len(inputs.label)
     number = len(examples.feature)
     one_each = ("feature", "kind", "rank", "context", "position", "value", "loss")
@@ -66,6 +92,10 @@ def check(analysis: Analysis, folder: Path) -> None:
         and examples.context.max() < contexts
     ):
         wrong.append("feature or context out of range")
+    elif np.any(np.diff(examples.feature) < 0):
+        wrong.append("feature is not in order")
+    elif not _are_inside(examples, inputs):
+        wrong.append("position")
     wrong += [f.name for f in fields(Labels) if len(getattr(analysis.labels, f.name)) != count]
     words: list[Any] = analysis.labels.label
     if not all(isinstance(label, str) for label in words):
@@ -101,9 +131,59 @@ def _wrong_columns(columns: Features, count: int) -> list[str]:
             column.shape != shape
             or (column.dtype.kind in "iu") != is_whole
             or (name in _COUNTS and column.size and column.min() < 0)
+            or (name in _OF_FEATURES and not _within(column[column != -1], count))
         ):
             wrong.append(name)
     return wrong
+
+
+def _wrong_inputs(inputs: TextInputs | ImageInputs) -> list[str]:
+    """Name what of the inputs cannot be."""
+    if isinstance(inputs, ImageInputs):
+        images = len(inputs.label)
+        fit = {
+            "label": inputs.label.ndim == 1 and inputs.label.dtype.kind in "iu",
+            "thumbnails": inputs.thumbnails.ndim == 4
+            and inputs.thumbnails.dtype == np.uint8
+            and len(inputs.thumbnails) == images
+            and inputs.thumbnails.shape[3] in (1, 3),
+            "names": _are_words(inputs.names) and len(inputs.names) == images,
+            "classes": _are_words(inputs.classes),
+            "grid": min(inputs.grid) > 0,
+        }
+        return [name for name, is_right in fit.items() if not is_right]
+    offsets, contexts = inputs.offsets, len(inputs.document)
+    arrays = (inputs.tokens, offsets, inputs.document, inputs.start)
+    special: list[Any] = inputs.special
+    fit = {
+        "numbers of inputs": all(a.ndim == 1 and a.dtype.kind in "iu" for a in arrays),
+        "offsets of inputs": len(offsets) == contexts + 1 == len(inputs.start) + 1
+        and offsets[0] == 0
+        and offsets[-1] == len(inputs.tokens)
+        and not np.any(np.diff(offsets.astype(np.int64)) < 0),
+        "tokens": not len(inputs.tokens) or int(inputs.tokens.min()) >= 0,
+        "documents": _are_words(inputs.documents),
+        "special": all(isinstance(token, int) for token in special),
+    }
+    return [name for name, is_right in fit.items() if not is_right]
+
+
+def _are_words(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(word, str) for word in cast("Any", found))
+
+
+def _are_inside(examples: Examples, inputs: TextInputs | ImageInputs) -> bool:
+    """Return whether examples, and all that fires around them, lie in their contexts."""
+    if isinstance(inputs, TextInputs):
+        sizes = np.diff(inputs.offsets)[examples.context]
+    else:
+        sizes = np.full(len(examples.context), inputs.grid[0] * inputs.grid[1])
+    around = np.repeat(sizes, np.diff(examples.offsets))
+    pairs = ((examples.position, sizes), (examples.fired_position, around))
+    return all(
+        len(places) == len(ends) and bool(((places >= 0) & (places < ends)).all())
+        for places, ends in pairs
+    )
 
 
 def _fit(pixels: Pixels, features: int) -> bool:

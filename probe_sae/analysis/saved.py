@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from probe_sae.analysis.arrays import Examples, Features
-from probe_sae.analysis.checks import check
+from probe_sae.analysis.checks import check, check_info
 from probe_sae.analysis.cofiring import Pairs
 from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.head import read_head
@@ -40,6 +40,17 @@ _PARTS: tuple[tuple[str, str, type[Any]], ...] = (
 )
 """Group in the file, attribute of the analysis, and what its arrays are."""
 _GROUPS = (*(name for name, _, _ in _PARTS), "inputs", "labels", "tree")
+_DAMAGED = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+)
+"""What arrays and texts raise that are not what was written."""
 _WORDS = ("label", "rule")
 """What of the labels is no array."""
 
@@ -75,23 +86,37 @@ def load_analysis(folder: str | Path) -> Analysis:
     """
     folder = refuse_partial(folder)
     info = read_head(folder, "analysis.json", (FORMAT, VERSION), ("analysis", "analyse"))
-    with open_checked(folder / "analysis.h5", FormatError) as file:
+    check_info(info, folder)
+    path = folder / "analysis.h5"
+    with open_checked(path, FormatError) as file:
         missing = [name for name in _GROUPS if name not in file]
         if missing:
-            raise FormatError(f"{folder}/analysis.h5 lacks {', '.join(missing)}; analyse again.")
-        features, examples, pairs, rows, drawn = (
-            _read_part(file[name], kind, folder) for name, _, kind in _PARTS
-        )
-        inputs = _read_inputs(file["inputs"], info["kind"])
-        labels = _read_labels(file["labels"], folder)
-        tree = np.asarray(file["tree"]["merges"])
-        pixels = _read_part(file["pixels"], Pixels, folder) if "pixels" in file else None
-        directions = np.asarray(file["directions"]) if "directions" in file else None
-    analysis = Analysis(
-        info, features, examples, inputs, pairs, rows, drawn, labels, tree, pixels, directions
-    )
-    check(analysis, folder)
+            raise FormatError(f"{path} lacks {', '.join(missing)}; analyse again.")
+        try:
+            analysis = _read(file, info, folder)
+            check(analysis, folder)
+        except _DAMAGED as problem:
+            raise FormatError(f"{path} is damaged ({problem!r}); analyse again.") from problem
     return analysis
+
+
+def _read(file: Any, info: dict[str, Any], folder: Path) -> Analysis:
+    features, examples, pairs, rows, drawn = (
+        _read_part(file[name], kind, folder) for name, _, kind in _PARTS
+    )
+    return Analysis(
+        info,
+        features,
+        examples,
+        _read_inputs(file["inputs"], info["kind"]),
+        pairs,
+        rows,
+        drawn,
+        _read_labels(file["labels"], folder),
+        np.asarray(file["tree"]["merges"]),
+        _read_part(file["pixels"], Pixels, folder) if "pixels" in file else None,
+        np.asarray(file["directions"]) if "directions" in file else None,
+    )
 
 
 def _read_part(group: Any, kind: type[Any], folder: Path) -> Any:

@@ -62,16 +62,18 @@ def find_shown(analysis: Analysis) -> Shown:
 
 def vocabulary(analysis: Analysis, shown: Shown) -> dict[str, Any]:
     """Return what each token shown stands for, as bytes; a token may be part of a character."""
-    inputs = analysis.inputs
+    inputs, is_text = analysis.inputs, isinstance(analysis.inputs, TextInputs)
     if isinstance(inputs, TextInputs):
         known = inputs.pieces
         special = np.isin(shown.tokens, np.asarray(inputs.special, dtype=np.int64))
     else:
-        most = int(shown.tokens.max(initial=-1)) + 1  # classes without names are their numbers
-        names = [*inputs.classes, *map(str, range(len(inputs.classes), most))]
-        known = [clean(name).encode() for name in names]
+        known = [clean(name).encode() for name in inputs.classes]
         special = np.zeros(len(shown.tokens), dtype=bool)
-    pieces = [known[t] if t < len(known) else b"?" for t in shown.tokens.tolist()]
+    # classes without names are their numbers
+    pieces = [
+        known[t] if t < len(known) else b"?" if is_text else str(t).encode()
+        for t in shown.tokens.tolist()
+    ]
     arrays: dict[str, NDArray[Any]] = {
         "ids": narrow(shown.tokens),
         "lengths": narrow(np.array([len(piece) for piece in pieces], dtype=np.int64)),

@@ -18,7 +18,7 @@ def load_labels(path: Path, features: int) -> dict[str, dict[str, Any]]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise FormatError(f"{path} holds no readable labels ({problem}).") from problem
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise FormatError(f"{path} is not a file of labels: export one from a report's help panel.")
@@ -33,9 +33,10 @@ def load_labels(path: Path, features: int) -> dict[str, dict[str, Any]]:
 
 
 def _entry(path: Path, key: str, entry: Any, features: int) -> dict[str, Any]:
-    if not (key.isdecimal() and key.isascii() and int(key) < features):
+    if len(key) > 12 or not key.isdecimal() or str(int(key)) != key or int(key) >= features:
         raise FormatError(
-            f"{path} labels feature {key!r}, but this dictionary has features 0 to {features - 1}."
+            f"{path} labels feature {key[:100]!r}, but this dictionary has features 0 to "
+            f"{features - 1}."
         )
     if not isinstance(entry, dict):
         raise FormatError(f"{path}: the entry of feature {key} is not a table.")

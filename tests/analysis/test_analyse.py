@@ -1,5 +1,6 @@
 """Every result equals brute force over the dense code matrix."""
 
+import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -294,6 +295,26 @@ def _newer(folder: Path) -> None:
     path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
 
 
+def _said(**words: Any) -> Callable[[Path], None]:
+    """Let an analysis say something else of itself."""
+
+    def change(folder: Path) -> None:
+        path = folder / "analysis.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | words))
+
+    return change
+
+
+def _flipped(folder: Path) -> None:
+    """Turn bits of packed numbers, whose checksum then tells."""
+    path = folder / "analysis.h5"
+    with h5py.File(path) as file:
+        place = file["examples/value"].id.get_chunk_info(0).byte_offset  # pyright: ignore
+    data = bytearray(path.read_bytes())
+    data[place + 8] ^= 0xFF
+    path.write_bytes(bytes(data))
+
+
 def _cut(folder: Path) -> None:
     path = folder / "analysis.h5"
     path.write_bytes(path.read_bytes()[:1000])
@@ -318,6 +339,23 @@ def _cut(folder: Path) -> None:
         (_with("examples/loss", lambda a: a[0]), "loss"),
         (_with("examples/value", lambda a: a * 0), "value"),
         (_with("examples/value", lambda a: a * np.nan), "value"),
+        (_with("examples/feature", lambda a: a[::-1]), "not in order"),
+        (_with("examples/position", lambda a: a + 10**6), "position"),
+        (_with("examples/fired_position", lambda a: a - 10**6), "position"),
+        (_with("features/nearest_ids", lambda a: a + 10**6), "nearest_ids"),
+        (_with("inputs/offsets", lambda a: a * 2), "offsets of inputs"),
+        (_with("inputs/tokens", lambda a: -a - 5), "tokens"),
+        (_with("inputs/tokens", lambda a: a * 0.5), "numbers of inputs"),
+        (_with("inputs/documents", lambda _: np.frombuffer(b"{}", np.uint8)), "documents"),
+        (_with("inputs/pieces", lambda _: np.frombuffer(b"[1, 2]", np.uint8)), "damaged"),
+        (_with("inputs/pieces", lambda _: np.frombuffer(b"[1,", np.uint8)), "damaged"),
+        (_change(lambda file: file.pop("inputs/start")), "damaged"),
+        (_change(lambda file: file.pop("tree/merges")), "damaged"),
+        (_said(kind="video"), "kind"),
+        (_said(sae="x"), "sae"),
+        (_said(training=[1]), "training"),
+        (_said(rows=None), "rows"),
+        (_flipped, "damaged"),
         (_newer, "version 3"),
         (_cut, "not a readable HDF5 file"),
     ],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from probe_sae.analysis import save_analysis
-from probe_sae.analysis.contexts import TextInputs
+from probe_sae.analysis.contexts import ImageInputs, TextInputs
 from probe_sae.analysis.result import Analysis
 from probe_sae.errors import FormatError, OutputExists
 from probe_sae.reporting import Report, write_report
@@ -398,6 +398,12 @@ def test_labels_are_baked_in(images: Analysis, tmp_path: Path) -> None:
         ("[]", "not a file of labels"),
         ('{"format": "probe_sae.labels", "version": 2}', "version 2"),
         ('{"format": "probe_sae.labels", "version": 1, "labels": {"64": {}}}', "features 0 to 63"),
+        ('{"format": "probe_sae.labels", "version": 1, "labels": {"07": {}}}', "features 0 to 63"),
+        (
+            f'{{"format": "probe_sae.labels", "version": 1, "labels": {{"{"9" * 5000}": {{}}}}}}',
+            "features 0 to 63",
+        ),
+        ("[" * 100_000, "no readable labels"),
     ],
 )
 def test_wrong_labels_are_refused(
@@ -409,6 +415,18 @@ def test_wrong_labels_are_refused(
     with pytest.raises(FormatError, match=message):
         write_report(images, tmp_path / "report", labels=labels)
     assert not (tmp_path / "report").exists()
+
+
+def test_a_class_is_named_however_large_its_number(images: Analysis, tmp_path: Path) -> None:
+    inputs = images.inputs
+    assert isinstance(inputs, ImageInputs)
+    label = inputs.label.copy()
+    label[label == 3] = 2_000_000_000
+    large = replace(images, inputs=replace(inputs, label=label))
+
+    report = write_report(large, tmp_path / "report")
+
+    assert b"2000000000" in columns(report, "vocab")["bytes"].tobytes()
 
 
 def test_figures_are_plotly_figures_of_the_same_numbers(text_report: Report) -> None:
