@@ -11,6 +11,7 @@ from torch import Tensor
 from probe_sae.errors import SettingsError, ShapeError, SiteNotFound, StoreError
 from probe_sae.progress import progress, say
 from probe_sae.sae import SAE
+from probe_sae.shown import name_in
 from probe_sae.site_names import named
 from probe_sae.store import Store, held_out_contexts
 from probe_sae.training.alarms import name_bad_rows
@@ -92,6 +93,12 @@ def held_out(sae: SAE, store: Store) -> NDArray[np.bool_]:
     if not known:
         say("it is not known which rows this dictionary was trained on; all are measured here.")
     if split is None or known.get("recording") != store.recording:
+        here, there = (name_in(p.get("dataset")) for p in (store.provenance, sae.provenance))
+        if split is not None and here is not None and here == there:
+            say(
+                f"the dictionary was trained on another recording of {here}: all rows are measured "
+                "here, and it may have seen some of them."
+            )
         return np.ones(store.contexts, dtype=np.bool_)
     if not split["held_out"]:
         say("training held nothing out: it saw every row of this store that is measured now.")

@@ -113,6 +113,21 @@ def test_metrics_are_those_of_the_held_out_rows_alone(store: Store) -> None:
     assert metrics["fraction_unexplained"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_another_recording_of_the_same_dataset_may_have_been_trained_on(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sae = make_sae(TopK(features=64, k=4), store.site().width).requires_grad_(False)
+    split, dataset = {"held_out": 0.2, "seed": 3}, store.provenance["dataset"]
+    sae.provenance = {"store": {"recording": "another"}, "split": split, "dataset": dataset}
+
+    assert held_out(sae, store).all()
+    assert "another recording of stdlib" in capsys.readouterr().err
+
+    sae.provenance["dataset"] = {"name": "other texts"}
+    assert held_out(sae, store).all()
+    assert not capsys.readouterr().err
+
+
 def test_the_metrics_of_the_host_are_those_of_plain_runs_of_it(
     store: Store, code_lm: Host, stdlib: Recipe
 ) -> None:
