@@ -11,7 +11,7 @@ import torch
 from probe_sae.errors import FormatError, SettingsError, near
 from probe_sae.interop.formats import FORMATS, Write, format_named, format_of
 from probe_sae.interop.reading import read_json
-from probe_sae.interop.source import Source
+from probe_sae.interop.source import NOTE, Source
 from probe_sae.outputs import refuse_partial, usual_permissions, whole_folder
 from probe_sae.sae import SAE, PlainSAE, as_plain, save_sae
 from probe_sae.sae import load_sae as load_ours
@@ -21,7 +21,6 @@ from probe_sae.sae.hub_ids import is_hub_id
 OURS = "probe_sae.sae"
 WRITABLE = ("plain", *(name for name, kind in FORMATS.items() if kind.write is not None))
 """Formats that a dictionary can be exported in."""
-_NOTE = "probe_sae.json"
 
 
 def load_sae(path: str | Path, *, sites: Sequence[str] = (), **options: Any) -> SAE:
@@ -126,8 +125,8 @@ def read_foreign(path: Path, named: str | None, options: dict[str, Any]) -> Plai
             f"{path} says {', '.join(unused)} itself, or has no use for it; leave it out."
         )
     sae.provenance["imported"]["from"] = path.name
-    if source.has(_NOTE):  # written by us, and says what its sites are here
-        sites = source.config(_NOTE).get("sites")
+    if source.has(NOTE):  # written by us, and says what its sites are here
+        sites = source.config(NOTE).get("sites")
         if isinstance(sites, list) and sites and all(isinstance(site, str) for site in sites):
             sae.provenance.setdefault("trained_on", {})["hooks"] = sites
     return sae
@@ -200,7 +199,7 @@ def export_sae(
         )
     with torch.no_grad():
         plain, words = as_plain(sae.cpu()), _words(sae)
-        with whole_folder(out, force=force, marks=(_NOTE, "config.json")) as folder:
+        with whole_folder(out, force=force, marks=(NOTE, "config.json")) as folder:
             if format == "plain":
                 save_sae(folder, plain)
                 return
@@ -210,7 +209,7 @@ def export_sae(
                 kind, there = sae.settings.arch, plain.settings.activation
                 became = "" if kind in ("plain", there) else f" ({kind} becomes {there} there.)"
                 raise SettingsError(f"{problem}{became}") from problem
-            (folder / _NOTE).write_text(json.dumps(words["written"], indent=1))
+            (folder / NOTE).write_text(json.dumps(words["written"], indent=1))
             for file in folder.glob("*.safetensors"):
                 usual_permissions(file)
 

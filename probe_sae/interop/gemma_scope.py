@@ -1,6 +1,7 @@
 """Gemma Scope 1 (`params.npz`) and 2 (`params.safetensors`): JumpReLU, nothing subtracted."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from probe_sae.interop.source import Source, assemble, provenance_of
 from probe_sae.sae import PlainSAE, with_centre
 
 _NAMES = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
+_TRANSCODERS = re.compile(r"(google[_-]+)?gemma-scope-(.*-)?transcoders|transcoders?(_all)?")
+"""What releases call a repository, or a folder in it, of transcoders."""
+_LAYER = re.compile(r"layer_\d")
+"""What a folder of a layer's is called; that of the embeddings has none."""
 
 
 def is_gemma_scope(source: Source) -> bool:
@@ -43,15 +48,14 @@ def read_gemma_scope(source: Source) -> PlainSAE:
     many, d_in = W_enc.shape
     W_dec = weights.take(called["w_dec"], many, None)
     d_out = W_dec.shape[1]
-    where = str(source.path.absolute()).lower()
     is_transcoder = bool(
         source.option("transcoder")
         or d_in != d_out
         or config.get("hf_hook_point_out")
         or "affine_skip_connection" in weights
-        or "transcoder" in where
+        or _is_called_transcoder(source)
     )
-    if "embedding" in where:  # trained on embeddings times sqrt(d); SAELens undoes it likewise
+    if _is_called_embedding(source):  # SAELens undoes it likewise
         W_enc, W_dec = W_enc / d_in**0.5, W_dec * d_in**0.5
     skip = None
     if "affine_skip_connection" in weights:
@@ -73,6 +77,33 @@ def read_gemma_scope(source: Source) -> PlainSAE:
         site_out=config.get("hf_hook_point_out"),
     )
     return sae
+
+
+def _is_called_transcoder(source: Source) -> bool:
+    """Return whether the owner, or else a name, says that it reconstructs another site."""
+    release, said = source.release, source.option("transcoder")
+    if said is not None:
+        return bool(said)
+    for name in release.names:
+        if _TRANSCODERS.fullmatch(name) or (release.is_published and "transcoder" in name.lower()):
+            release.say(
+                f"read as a transcoder, as {name} has it. Where it is none, say it: "
+                "`--set transcoder=false`, or `load_sae(path, transcoder=False)`."
+            )
+            return True
+    return False
+
+
+def _is_called_embedding(source: Source) -> bool:
+    """Return whether a name says that it was trained on embeddings times sqrt(d_model)."""
+    names = source.release.names
+    if "embedding" not in names or any(_LAYER.match(name) for name in names):
+        return False
+    source.release.say(
+        "read as Gemma Scope's dictionary of embeddings, whose rows were scaled by sqrt(d_model), "
+        "as the folder embedding has it. Where it is none, call the folder otherwise."
+    )
+    return True
 
 
 def write_gemma_scope(sae: PlainSAE, folder: Path, words: dict[str, Any]) -> None:

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from probe_sae.errors import FormatError, SettingsError, near
 from probe_sae.interop.reading import Weights, read_json, read_npz, read_safetensors, read_torch
+from probe_sae.interop.release import Release, release_of
 from probe_sae.sae import Plain, PlainSAE
 
 TORCH = (".pt", ".pth", ".bin")
 WEIGHTS = (".safetensors", ".npz", *TORCH)
 OPTIONS = ("activation", "k", "dict_class", "transcoder")
 """What an owner may say where the files do not."""
+NOTE = "probe_sae.json"
+"""Lies beside what was exported from here."""
 
 
 class Source:
@@ -73,6 +76,12 @@ class Source:
         self.used.add(name)
         return self.options.get(name)
 
+    @cached_property
+    def release(self) -> Release:
+        """What it is called; nothing where it was exported from here, to a name of any choice."""
+        found = release_of(self.path)
+        return found._replace(names=()) if self.has(NOTE) else found
+
     def k(self, known: Any = None) -> int:
         """Return the number of firings of a row, as the files, the owner or a name have it.
 
@@ -83,13 +92,12 @@ class Source:
             return whole(known, f"{self.path}: k")
         if (given := self.option("k")) is not None:
             return whole(given, "k")
-        match = re.search(r"[Ll]0_(\d+)", str(self.path))
-        if match is None:
-            raise FormatError(
-                f"{self.path} does not say how many features fire on a row; "
-                "say it: `--set k=32`, or `load_sae(path, k=32)`."
-            )
-        return int(match.group(1))
+        say_it = "say it: `--set k=32`, or `load_sae(path, k=32)`."
+        for name in reversed(self.release.names):
+            if found := re.findall(r"(?<![A-Za-z])[Ll]0_(\d+)", name):
+                self.release.say(f"k is {found[-1]}, as {name} has it. Where it is not, {say_it}")
+                return int(found[-1])
+        raise FormatError(f"{self.path} does not say how many features fire on a row; {say_it}")
 
 
 def whole(value: Any, name: str) -> int:
