@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probe_sae.archives import check_archive
 from probe_sae.errors import HostNotFound
 
 
@@ -14,7 +15,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors or torch file, by name.
 
     Raises:
-        HostNotFound: there is no such file, or it holds something else than tensors.
+        HostNotFound: there is no such file, or it holds something else than tensors, or unpacks to
+            far more than it holds.
         SafetensorError: a safetensors file is damaged.
     """
     if not path.is_file():
@@ -23,6 +25,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return load_file(path)
+    check_archive(path, HostNotFound)
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError) as problem:

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from probe_sae.archives import check_archive
 from probe_sae.errors import FormatError
 
 MOST_JSON = 64 << 20
@@ -69,10 +70,13 @@ def read_torch(path: Path) -> dict[str, Any]:
     Nothing else is unpickled: `weights_only=True`, and what comes of it is checked.
 
     Raises:
-        FormatError: it is no such file, or holds anything else.
+        FormatError: it is no such file, holds anything else, or unpacks to far more than it holds.
     """
     try:
+        check_archive(path, FormatError)
         found = torch.load(path, map_location="cpu", weights_only=True)
+    except FormatError:
+        raise
     except pickle.UnpicklingError as problem:
         raise FormatError(
             f"{path} holds more than tensors, and is not loaded: unpickling it could run any code. "
@@ -107,13 +111,13 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     """Return the arrays of an .npz file.
 
     Raises:
-        FormatError: it is none, is not whole, or holds objects (which would be unpickled).
+        FormatError: it is none, is not whole, holds objects (which would be unpickled), or unpacks
+            to far more than it holds.
     """
     try:
+        check_archive(path, FormatError)
         with zipfile.ZipFile(path) as archive:
             for part in archive.infolist():
-                if part.file_size > 100 * part.compress_size + (1 << 20):
-                    raise FormatError(f"{path}: {part.filename} unpacks to far too much.")
                 with archive.open(part) as file:
                     _check_array(path, part, file)
         with np.load(path, allow_pickle=False) as arrays:

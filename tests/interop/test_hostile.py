@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import probe_sae as ps
-from probe_sae.errors import FormatError, ProbeSaeError, SettingsError
+from probe_sae.errors import FormatError, HostNotFound, ProbeSaeError, SettingsError
 
 from . import references as r
 
@@ -156,6 +156,32 @@ def test_an_npz_that_unpacks_to_far_more_is_not_unpacked(tmp_path: Path) -> None
 
     with pytest.raises(FormatError, match="far too much"):
         ps.load_sae(tmp_path / "params.npz")
+
+
+def test_a_torch_file_that_unpacks_to_far_more_is_not_unpacked(tmp_path: Path) -> None:
+    torch.save(state(more=torch.zeros(1 << 20)), tmp_path / "whole.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+        zipfile.ZipFile(tmp_path / "ae.pt", "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for part in whole.infolist():
+            archive.writestr(part.filename, whole.read(part))
+
+    with pytest.raises(FormatError, match=r"data/\d unpacks to far too much, 4,194,304 bytes"):
+        ps.load_sae(tmp_path / "ae.pt", dict_class="AutoEncoder")
+    with pytest.raises(HostNotFound, match="unpacks to far too much"):
+        ps.load_host(f"torchvision:squeezenet1_1@{tmp_path / 'ae.pt'}")
+
+
+def test_parts_of_a_torch_file_that_share_bytes_are_refused(tmp_path: Path) -> None:
+    torch.save(state(more=torch.zeros(1000)), tmp_path / "ae.pt")
+    with zipfile.ZipFile(tmp_path / "ae.pt", "a") as archive:
+        largest = max(archive.infolist(), key=lambda part: part.file_size)
+        archive.filelist += [largest] * 3
+        archive._didModify = True  # type: ignore[attr-defined]
+
+    with pytest.raises(FormatError, match="more bytes than the file"):
+        ps.load_sae(tmp_path / "ae.pt", dict_class="AutoEncoder")
 
 
 @pytest.mark.parametrize(
