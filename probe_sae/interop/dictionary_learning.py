@@ -15,7 +15,7 @@ from torch import Tensor
 from probe_sae.errors import FormatError, near
 from probe_sae.interop.reading import Weights
 from probe_sae.interop.refusing import Refused, refuse
-from probe_sae.interop.source import Source, assemble, measure_by_length, provenance_of
+from probe_sae.interop.source import Source, assemble, measure_by_length, provenance_of, repeated
 from probe_sae.sae import PlainSAE, with_centre
 
 CLASSES = {
@@ -133,7 +133,7 @@ def _threshold(source: Source, weights: Weights, many: int, kind: str) -> Tensor
     if kind == "JumpReluAutoEncoder":
         return weights.take("threshold", many)
     value = weights.number("threshold")
-    if value is None or value != value:
+    if value is None:
         raise FormatError(f"{source.path} has no threshold to choose firings by.")
     if value < 0:
         warnings.warn(
@@ -142,7 +142,7 @@ def _threshold(source: Source, weights: Weights, many: int, kind: str) -> Tensor
             f"{weights.number('k')}.",
             stacklevel=5,
         )
-    return torch.full((many,), value)
+    return repeated(value, many)
 
 
 def write_dictionary_learning(sae: PlainSAE, folder: Path, words: dict[str, Any]) -> None:

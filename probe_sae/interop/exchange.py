@@ -120,6 +120,7 @@ def read_foreign(path: Path, named: str | None, options: dict[str, Any]) -> Plai
     if named is not None and not kind.is_it(source):
         raise FormatError(f"{path} is not of the format {named}; it is {format_of(source)}.")
     sae = kind.read(source)
+    _check_finite(sae, path)
     if unused := [name for name in options if name not in source.used]:
         raise SettingsError(
             f"{path} says {', '.join(unused)} itself, or has no use for it; leave it out."
@@ -130,6 +131,16 @@ def read_foreign(path: Path, named: str | None, options: dict[str, Any]) -> Plai
         if isinstance(sites, list) and sites and all(isinstance(site, str) for site in sites):
             sae.provenance.setdefault("trained_on", {})["hooks"] = sites
     return sae
+
+
+def _check_finite(sae: PlainSAE, path: Path) -> None:
+    """Check what became of weights that were finite: scales and logarithms went into them."""
+    lost = [name for name, weight in sae.named_parameters() if not bool(weight.isfinite().all())]
+    if lost:
+        raise FormatError(
+            f"{path}: brought to raw rows by the numbers in its files, {', '.join(lost)} would "
+            "hold values that are not finite."
+        )
 
 
 def import_sae(

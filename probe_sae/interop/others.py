@@ -1,14 +1,19 @@
 """Published dictionaries in layouts of their own: Llama Scope, Goodfire, Qwen Scope, and more."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from probe_sae.errors import FormatError
 from probe_sae.interop.reading import Weights
-from probe_sae.interop.source import Source, assemble, provenance_of
+from probe_sae.interop.source import Source, assemble, provenance_of, repeated
+from probe_sae.interop.values import number, positive
 from probe_sae.sae import PlainSAE
+
+_MOST_LOGARITHM = 700.0
+"""Its exponential is too large for a weight, but not for Python, which would raise."""
 
 
 def is_llama_scope(source: Source) -> bool:
@@ -25,16 +30,13 @@ def read_llama_scope(source: Source) -> PlainSAE:
     config = source.config("hyperparams.json")
     weights = source.read("checkpoints/final.safetensors")
     linear = _linear(weights)
-    try:
-        length = float(config["dataset_average_activation_norm"]["in"])
-        threshold = float(config["jump_relu_threshold"])
-    except (KeyError, TypeError, ValueError) as problem:
-        raise FormatError(f"{source.path}/hyperparams.json is damaged: {problem!r}") from problem
-    if not length > 0:
-        raise FormatError(f"{source.path}/hyperparams.json: rows of mean length {length}.")
+    lengths: Any = config.get("dataset_average_activation_norm")
+    length = lengths.get("in") if isinstance(lengths, dict) else lengths
+    length = positive(length, f"{source.path}: dataset_average_activation_norm.in")
+    threshold = number(config.get("jump_relu_threshold"), f"{source.path}: jump_relu_threshold")
     scale = linear[0].shape[1] ** 0.5 / length
     # the published threshold is of unscaled pre-activations: SAELens multiplies it with the scale
-    limits = torch.full((len(linear[0]),), threshold * scale)
+    limits = repeated(threshold * scale, len(linear[0]))
     sae = _jumping(linear, scale, limits)
     sae.provenance = provenance_of({"format": "llama_scope"}, site=config.get("hook_point_in"))
     return sae
@@ -60,7 +62,10 @@ def read_llama_scope_2(source: Source) -> PlainSAE:
             f"{source.path} does not say how long the rows were that it was trained on "
             "(dataset_average_activation_norm); its codes cannot be known."
         )
-    scale = linear[0].shape[1] ** 0.5 / length if length else 1.0
+    scale = 1.0
+    if length is not None:
+        length = positive(length, f"{source.path}: dataset_average_activation_norm")
+        scale = linear[0].shape[1] ** 0.5 / length
     limits = weights.take("log_jumprelu_threshold", len(linear[0])).exp()
     sae = _jumping(linear, scale, limits)
     sae.provenance = provenance_of({"format": "llama_scope_2"}, site=hook)
@@ -171,12 +176,12 @@ def read_overcomplete(source: Source) -> PlainSAE:
             f"{source.path} does not say what chooses its firings; say it: "
             "`--set activation=relu`, or `--set activation=topk --set k=32`."
         )
-    multiplier = weights.number("dictionary.multiplier")
+    multiplier = min(weights.number("dictionary.multiplier") or 0.0, _MOST_LOGARITHM)
     lengths = directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
     sae = assemble(
         weights.take(f"{first}.weight", many, d_in),
         weights.take(f"{first}.bias", many),
-        directions / lengths * (1.0 if multiplier is None else 2.718281828459045**multiplier),
+        directions / lengths * 2.718281828459045**multiplier,
         torch.zeros(d_in),
         activation=activation,
         k=source.k() if activation == "topk" else 0,

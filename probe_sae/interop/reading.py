@@ -15,11 +15,13 @@ from torch import Tensor
 
 from probe_sae.archives import check_archive
 from probe_sae.errors import FormatError
+from probe_sae.interop.values import number
 
 MOST_JSON = 64 << 20
 """Bytes of a configuration; more is none."""
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_NUMBERS = (int, float, complex)
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -185,8 +187,12 @@ class Weights:
         return value
 
     def number(self, name: str) -> float | None:
-        """Return a scalar, as a tensor or a number; None where it is missing."""
+        """Return a scalar, as a tensor or a number; None where it is missing.
+
+        Raises:
+            FormatError: it is not finite.
+        """
         value = self.tensors.get(name)
         if isinstance(value, Tensor) and value.numel() == 1:
-            return float(value)
-        return float(value) if isinstance(value, (int, float)) else None
+            value = value.item()
+        return number(value, f"{self.origin}: {name}") if isinstance(value, _NUMBERS) else None

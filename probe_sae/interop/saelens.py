@@ -14,7 +14,8 @@ from torch import Tensor
 from probe_sae.errors import FormatError
 from probe_sae.interop.reading import Weights, read_json
 from probe_sae.interop.refusing import Refused, refuse
-from probe_sae.interop.source import Source, assemble, measure_by_length, provenance_of, whole
+from probe_sae.interop.source import Source, assemble, measure_by_length, provenance_of, repeated
+from probe_sae.interop.values import positive, whole, word
 from probe_sae.sae import PlainSAE, with_centre
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -50,7 +51,7 @@ def read_saelens(source: Source) -> PlainSAE:
         FormatError: it is damaged, or of an architecture that has no plain form.
     """
     config = _named_as_today(source.config(CONFIG))
-    arch = config["architecture"]
+    arch = word(config["architecture"], f"{source.path}: architecture")
     if arch not in _ACTIVATIONS:
         raise FormatError(
             f"{source.path} is a {arch} of SAELens, which is not read: "
@@ -115,7 +116,7 @@ def _named_as_today(config: dict[str, Any]) -> dict[str, Any]:
 
 def _threshold(weights: Weights, many: int) -> Tensor:
     if "topk_threshold" in weights:  # a training's checkpoint, before it was exported
-        return torch.full((many,), float(weights.number("topk_threshold") or 0))
+        return repeated(weights.number("topk_threshold") or 0.0, many)
     if "log_threshold" in weights:
         return weights.take("log_threshold", many).exp()
     return weights.take("threshold", many)
@@ -133,7 +134,7 @@ def _fold_lengths(
 
 def _fold_scale(parts: dict[str, Tensor], config: dict[str, Any], source: Source) -> None:
     """Bring what was trained on scaled rows to raw ones: a training's checkpoint has the scale."""
-    normalise = config["normalize_activations"]
+    normalise = word(config["normalize_activations"], f"{source.path}: normalize_activations")
     if normalise not in _NORMALISE:
         raise FormatError(
             f"{source.path} normalises its rows by {normalise}, which is not read; save it with "
@@ -146,8 +147,7 @@ def _fold_scale(parts: dict[str, Tensor], config: dict[str, Any], source: Source
     scale = read_json(source.folder / "activation_scaler.json").get("scaling_factor")
     if scale is None:
         return
-    if not isinstance(scale, (int, float)) or not scale > 0:
-        raise FormatError(f"{source.folder}/activation_scaler.json: scaling_factor is {scale!r}.")
+    scale = positive(scale, f"{source.folder}/activation_scaler.json: scaling_factor")
     parts["W_enc"] = parts["W_enc"] * scale
     for name in ("centre", "W_dec", "b_dec"):
         if name in parts:

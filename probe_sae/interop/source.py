@@ -11,6 +11,7 @@ from torch import Tensor
 from probe_sae.errors import FormatError, SettingsError, near
 from probe_sae.interop.reading import Weights, read_json, read_npz, read_safetensors, read_torch
 from probe_sae.interop.release import Release, release_of
+from probe_sae.interop.values import whole
 from probe_sae.sae import Plain, PlainSAE
 
 TORCH = (".pt", ".pth", ".bin")
@@ -100,17 +101,6 @@ class Source:
         raise FormatError(f"{self.path} does not say how many features fire on a row; {say_it}")
 
 
-def whole(value: Any, name: str) -> int:
-    """Return a whole number from a configuration.
-
-    Raises:
-        FormatError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
-        raise FormatError(f"{name} is {value!r}, expected a whole number.")
-    return int(value)
-
-
 @torch.no_grad()
 def assemble(
     W_enc: Tensor,
@@ -148,6 +138,11 @@ def assemble(
     if sae.threshold is not None:
         sae.threshold.clamp_min_(0)  # relu(pre) * [pre > threshold] is relu(pre) below 0
     return sae.eval()
+
+
+def repeated(value: float, many: int) -> Tensor:
+    """Return a number as a weight of `many` features; infinite where it is too large for one."""
+    return torch.full((many,), value, dtype=torch.float64).float()
 
 
 def measure_by_length(parts: dict[str, Tensor], origin: Path) -> None:

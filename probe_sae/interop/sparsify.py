@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from probe_sae.errors import FormatError
 from probe_sae.interop.refusing import Refused, refuse
-from probe_sae.interop.source import Source, assemble, provenance_of, whole
+from probe_sae.interop.source import Source, assemble, provenance_of
+from probe_sae.interop.values import whole
 from probe_sae.sae import PlainSAE, with_centre
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"

@@ -37,6 +37,12 @@ def state(**more: Any) -> dict[str, Any]:
     return found | {"decoder.weight": r.drawn(D, MANY), "bias": r.drawn(D)} | more
 
 
+def linear() -> dict[str, torch.Tensor]:
+    """Return the tensors of two linear layers, as Llama Scope has them."""
+    found = {"encoder.weight": r.drawn(MANY, D), "encoder.bias": r.drawn(MANY)}
+    return found | {"decoder.weight": r.drawn(D, MANY), "decoder.bias": r.drawn(D)}
+
+
 @pytest.mark.parametrize("protocol", ["torch", "zip", "bare"])
 def test_a_pickle_is_not_executed(tmp_path: Path, protocol: str) -> None:
     mark, file = tmp_path / "mark", tmp_path / "ae.pt"
@@ -194,6 +200,14 @@ def test_parts_of_a_torch_file_that_share_bytes_are_refused(tmp_path: Path) -> N
         (json.dumps({"d_in": D, "d_sae": -3}), "has shape"),
         (json.dumps({"d_in": D, "d_sae": MANY, "architecture": "temporal"}), "rows before"),
         (json.dumps({"d_in": D, "d_sae": MANY, "architecture": "new"}), "not known"),
+        ('{"d_in": Infinity}', "d_in is inf, expected a whole number"),
+        (f'{{"d_in": {D}, "d_sae": NaN}}', "d_sae is nan, expected a whole number"),
+        (
+            f'{{"d_in": {D}, "d_sae": {MANY}, "architecture": "topk", "k": Infinity}}',
+            "k is inf, expected a whole number",
+        ),
+        (json.dumps({"d_in": D, "d_sae": MANY, "architecture": ["topk"]}), r"\['topk'\].* word"),
+        (json.dumps({"d_in": D, "d_sae": MANY, "normalize_activations": [1]}), r"\[1\].* word"),
         (
             json.dumps({"d_in": D, "d_sae": MANY, "normalize_activations": "covariance_whitening"}),
             "save_inference_model",
@@ -208,12 +222,93 @@ def test_a_configuration_that_makes_no_sense(tmp_path: Path, config: str, messag
         ps.load_sae(tmp_path / "a")
 
 
-def test_a_scale_that_is_none_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        ("-1", "scaling_factor is -1.0, expected a number over 0"),
+        ("0", "over 0"),
+        ("true", "finite number"),
+        ("Infinity", "finite number"),
+        ("NaN", "finite number"),
+        ("1" + "0" * 400, "finite number"),
+        ("1e300", "W_enc would hold values that are not finite"),
+        ("1e-300", "W_dec, b_dec would hold values"),
+    ],
+)
+def test_a_scale_that_is_none_is_refused(tmp_path: Path, scale: str, message: str) -> None:
     r.saelens("standard", {"normalize_activations": "expected_average_only_in"})(tmp_path / "a")
-    (tmp_path / "a" / "activation_scaler.json").write_text('{"scaling_factor": -1}')
+    (tmp_path / "a" / "activation_scaler.json").write_text(f'{{"scaling_factor": {scale}}}')
 
-    with pytest.raises(FormatError, match="scaling_factor is -1"):
+    with pytest.raises(FormatError, match=message):
         ps.load_sae(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "threshold", "message"),
+    [
+        ('{"in": Infinity}', "1", "norm.in is inf, expected a finite number"),
+        ('{"in": 0}', "1", "over 0"),
+        ('{"in": true}', "1", "finite number"),
+        ("[5]", "1", "finite number"),
+        ('{"in": 1e-300}', "1", "W_enc, threshold would"),
+        ('{"in": 5}', "NaN", "threshold is nan, expected a finite number"),
+        ('{"in": 5}', '"a"', "threshold is 'a', expected a finite number"),
+    ],
+)
+def test_lengths_and_thresholds_of_llama_scope_are_numbers(
+    tmp_path: Path, lengths: str, threshold: str, message: str
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    save_file(linear(), tmp_path / "checkpoints" / "final.safetensors")
+    norm = f'{{"dataset_average_activation_norm": {lengths}, "jump_relu_threshold": {threshold}}}'
+    (tmp_path / "hyperparams.json").write_text(norm)
+
+    with pytest.raises(FormatError, match=message):
+        ps.load_sae(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("norm", ["dataset-wise", "token-wise"])
+def test_a_length_of_rows_is_never_left_out(tmp_path: Path, length: float, norm: str) -> None:
+    more = {
+        "log_jumprelu_threshold": torch.zeros(MANY),
+        "dataset_average_activation_norm.x": torch.tensor(length),
+    }
+    save_file(linear() | more, tmp_path / "sae_weights.safetensors")
+    r.write_json(tmp_path / "config.json", {"hook_point_in": "x", "norm_activation": norm})
+
+    with pytest.raises(FormatError, match=r"norm\S* is (0|-1|nan|inf)"):
+        ps.load_sae(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": torch.tensor(float("inf"))}, "threshold is inf, expected a finite number"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"threshold": 1e300}, "threshold would hold values that are not finite"),
+        ({"threshold": 1 << 2000}, "finite number"),
+    ],
+    ids=["inf", "nan", "larger than a weight", "larger than a number"],
+)
+def test_numbers_of_a_state_dict_are_numbers(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    found = state(b_dec=r.drawn(D), threshold=torch.tensor(1.0))
+    torch.save(found | change, tmp_path / "ae.pt")
+
+    with pytest.raises(FormatError, match=message):
+        ps.load_sae(tmp_path / "ae.pt", dict_class="BatchTopKSAE")
+
+
+def test_a_multiplier_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    first = {"encoder.final_block.0.weight": r.drawn(MANY, D)}
+    first |= {"encoder.final_block.0.bias": r.drawn(MANY)}
+    more = {"dictionary._weights": r.drawn(MANY, D), "dictionary.multiplier": torch.tensor(1e4)}
+    torch.save(first | more, tmp_path / "a.pt")
+
+    with pytest.raises(FormatError, match="W_dec would hold"):
+        ps.load_sae(tmp_path / "a.pt", activation="relu")
 
 
 def test_names_in_a_file_reach_no_other_file(tmp_path: Path) -> None:
