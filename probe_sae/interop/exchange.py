@@ -119,7 +119,12 @@ def read_foreign(path: Path, named: str | None, options: dict[str, Any]) -> Plai
     kind = format_named(named or format_of(source))
     if named is not None and not kind.is_it(source):
         raise FormatError(f"{path} is not of the format {named}; it is {format_of(source)}.")
-    sae = kind.read(source)
+    try:
+        sae = kind.read(source)
+    except SettingsError as problem:
+        if options:  # which may be what is wrong
+            raise
+        raise FormatError(f"{path}: {problem}") from problem
     _check_finite(sae, path)
     if unused := [name for name in options if name not in source.used]:
         raise SettingsError(

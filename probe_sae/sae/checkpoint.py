@@ -19,10 +19,12 @@ from probe_sae.errors import FormatError, ProbeSaeError
 from probe_sae.outputs import refuse_partial, usual_permissions, write_whole
 from probe_sae.sae.architectures import saved_settings
 from probe_sae.sae.dictionary import SAE
+from probe_sae.sae.provenance import checked_provenance
 
 FORMAT = "probe_sae.sae"
 VERSION = 2
 _FINGERPRINT_ROWS = 8
+_SCALES = ("input_scale", "output_scale")
 _OF_OTHERS = ("cfg.json", "ae.pt", "params.npz", "params.safetensors", "sae_weights.safetensors")
 _SUFFIXES = (".npz", ".pt", ".pth", ".safetensors")
 """What dictionaries of other libraries are called; `probe_sae.load_sae` looks into them."""
@@ -34,9 +36,10 @@ def save_sae(folder: Path, sae: SAE, probe: Tensor | None = None) -> None:
     Args:
         folder: where to.
         sae: the dictionary.
-        probe: raw activations for the fingerprint, [rows, d_model]; drawn at random when absent.
+        probe: raw activations for the fingerprint, [rows, d_model]; drawn at random when absent or
+            empty.
     """
-    if probe is None:
+    if probe is None or not len(probe):
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(_FINGERPRINT_ROWS, sae.d_model, generator=generator)
         probe = probe / sae.input_scale.cpu()
@@ -74,11 +77,11 @@ def load_sae(path: str | Path) -> SAE:
     config = _read_config(folder)
     try:
         settings = saved_settings(config["arch"], config["settings"])
-        widths = tuple(int(width) for width in config["widths"])
-        provenance = dict(config["provenance"])
+        widths = _widths(config["widths"])
+        provenance = checked_provenance(config["provenance"])
         with torch.device("meta"):  # takes no memory: sizes are checked first
             sae = settings.build(widths)
-    except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as problem:
         raise FormatError(f"{folder}/config.json is damaged: {problem!r}") from problem
     except FormatError:
         raise
@@ -99,6 +102,13 @@ def load_sae(path: str | Path) -> SAE:
     return sae
 
 
+def _widths(found: Any) -> tuple[int, ...]:
+    is_list = isinstance(found, list) and found
+    if not is_list or not all(type(width) is int and width > 0 for width in found):
+        raise ValueError(f"widths are {found!r:.60}, expected whole numbers over 0")
+    return tuple(found)
+
+
 def _digest(path: Path) -> str:
     """Return the hash of a file; older dictionaries have none to compare it with."""
     with path.open("rb") as file:
@@ -113,7 +123,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FormatError(
             f"{folder} holds no dictionary: there is no config.json.{_hint(folder)}"
         ) from problem
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise FormatError(f"{path} cannot be read: {problem}{_hint(folder)}") from problem
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise FormatError(f"{path} is not the config of a dictionary of probe_sae.{_hint(folder)}")
@@ -160,13 +170,21 @@ def _read_tensors(
             raise FormatError(f"{path}: {name} is {tensors[name].dtype}, expected {dtype}.")
         if name != "threshold" and not torch.isfinite(tensors[name]).all():
             raise FormatError(f"{path}: {name} holds values that are not finite.")
+        if name in _SCALES and not bool((tensors[name] > 0).all()):
+            raise FormatError(f"{path}: {name} is not over 0 everywhere.")
     return tensors
 
 
 def _check_fingerprint(sae: SAE, tensors: dict[str, Tensor], folder: Path) -> None:
     rows, expected = tensors.get("fingerprint.rows"), tensors.get("fingerprint.codes")
-    if rows is None or expected is None or rows.ndim != 2 or rows.shape[1] != sae.d_model:
+    are_saved = rows is not None and rows.ndim == 2 and rows.shape[1] == sae.d_model and len(rows)
+    if rows is None or expected is None or not are_saved:
         raise FormatError(f"{folder}/sae.safetensors has no fingerprint to check the load by.")
+    if {rows.dtype, expected.dtype} != {torch.float32}:
+        raise FormatError(
+            f"{folder}/sae.safetensors: the fingerprint is of {rows.dtype} and {expected.dtype}, "
+            "expected torch.float32."
+        )
     codes = sae.encode(rows)
     if codes.shape != expected.shape or not torch.allclose(codes, expected, rtol=1e-3, atol=1e-4):
         raise FormatError(
@@ -179,6 +197,10 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    except ValueError as problem:
+        lines: list[Any] = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (ValueError, RecursionError) as problem:
         raise FormatError(f"{path} is damaged: {problem}") from problem
+    for line in lines:
+        if not isinstance(line, dict):
+            raise FormatError(f"{path} is damaged: {line!r:.60} is a line, expected an object.")
+    return lines

@@ -206,6 +206,7 @@ def test_parts_of_a_torch_file_that_share_bytes_are_refused(tmp_path: Path) -> N
             f'{{"d_in": {D}, "d_sae": {MANY}, "architecture": "topk", "k": Infinity}}',
             "k is inf, expected a whole number",
         ),
+        (json.dumps({"d_in": D, "d_sae": MANY, "architecture": "topk", "k": 0}), "a: k is 0"),
         (json.dumps({"d_in": D, "d_sae": MANY, "architecture": ["topk"]}), r"\['topk'\].* word"),
         (json.dumps({"d_in": D, "d_sae": MANY, "normalize_activations": [1]}), r"\[1\].* word"),
         (

@@ -1,6 +1,7 @@
 """What every architecture promises, and what the checkpoint keeps."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from probe_sae.errors import FormatError, SettingsError, ShapeError
 from probe_sae.sae import (
@@ -315,6 +317,18 @@ def _config(folder: Path, **changes: Any) -> None:
         ({"settings": {"features": 40, "k": 5, "aux_k": "x"}}, "expected a whole number"),
         ({"widths": [10**15]}, "is \\["),
         ({"widths": [-1]}, "damaged"),
+        ({"widths": [float("inf")]}, "widths are .*expected whole numbers over 0"),
+        ({"widths": [10.5]}, "expected whole numbers"),
+        ({"widths": "10"}, "expected whole numbers"),
+        ({"provenance": 5}, "provenance is 5, expected an object"),
+        ({"provenance": {"trained_on": "x"}}, "trained_on is 'x', expected an object"),
+        ({"provenance": {"trained_on": {"hooks": "x"}}}, "hooks .* expected a list of names"),
+        ({"provenance": {"sites": 5}}, "sites .* 5, expected a list of names"),
+        ({"provenance": {"sites": ["a", 5]}}, "expected a list of names"),
+        ({"provenance": {"host": "x"}}, "host is 'x'"),
+        ({"provenance": {"store": [1]}}, "store is"),
+        ({"provenance": {"split": {"seed": 1}}}, "expected held_out and seed"),
+        ({"provenance": {"split": []}}, "expected held_out and seed"),
         ({"settings": 3}, "damaged"),
     ],
 )
@@ -335,6 +349,54 @@ def test_weights_that_do_not_belong_to_the_fingerprint_are_refused(saved: Path) 
     _config(saved, weights="")  # an older dictionary, without a hash
     with pytest.raises(FormatError, match="does not give the codes"):
         load_sae(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {"fingerprint.codes": t["fingerprint.codes"].double()}, "float64"),
+        (lambda t: {"fingerprint.codes": t["fingerprint.codes"] > 0}, "bool"),
+        (lambda t: {"fingerprint.rows": t["fingerprint.rows"].half()}, "float16"),
+        (
+            lambda t: {n: t[n][:0].clone() for n in ("fingerprint.rows", "fingerprint.codes")},
+            "no fingerprint",
+        ),
+        (lambda t: {"input_scale": t["input_scale"] * 0}, "input_scale is not over 0"),
+        (lambda t: {"input_scale": -t["input_scale"]}, "input_scale is not over 0"),
+        (lambda t: {"input_scale": t["input_scale"] / 0}, "not finite"),
+    ],
+    ids=["float64", "bool", "half", "empty", "scale 0", "negative scale", "infinite scale"],
+)
+def test_a_fingerprint_or_scale_that_checks_nothing_is_refused(
+    saved: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
+) -> None:
+    tensors = load_file(saved / "sae.safetensors")
+    save_file(tensors | change(tensors), saved / "sae.safetensors")
+    _config(saved, weights="")
+
+    with pytest.raises(FormatError, match=message):
+        load_sae(saved)
+
+
+@pytest.mark.parametrize("log", ["[" * 100_000, "5", '{"rows": 1}\n[1]\n', "{"])
+def test_a_log_of_anything_else_than_lines_is_refused(saved: Path, log: str) -> None:
+    (saved / "log.jsonl").write_text(log)
+
+    with pytest.raises(FormatError, match=r"log\.jsonl is damaged"):
+        load_sae(saved)
+
+
+def test_a_configuration_that_is_too_deep_is_refused(saved: Path) -> None:
+    (saved / "config.json").write_text("[" * 100_000)
+
+    with pytest.raises(FormatError, match="cannot be read"):
+        load_sae(saved)
+
+
+def test_a_fingerprint_has_rows_where_none_are_given(tmp_path: Path) -> None:
+    save_sae(tmp_path, make("topk")[0], torch.zeros(0, 10))
+
+    assert load_sae(tmp_path).features == 40
 
 
 @pytest.mark.parametrize("place", [-1, -100, 300])
