@@ -129,6 +129,23 @@ def test_every_activation_is_the_formula_in_float64() -> None:
         ), kind
 
 
+@pytest.mark.parametrize("activation", ["relu", "topk", "signed_topk", "gated", "groupmax"])
+@pytest.mark.parametrize("kind", ["layer_norm", "unit_norm"])
+def test_a_row_of_zeros_has_codes_and_others_stay(kind: str, activation: str) -> None:
+    chosen = 4 if activation in ("topk", "signed_topk", "groupmax") else 0
+    sae, x = plain(activation, normalise=kind, k=chosen), rows(count=20)
+    before = sae.encode(x)
+
+    x[3] = 0
+    x[5] = 1e-30  # whose length is 0 in float32
+    codes = sae.encode(x)
+
+    kept = torch.arange(20)[(torch.arange(20) != 3) & (torch.arange(20) != 5)]
+    assert bool(codes.isfinite().all())
+    assert bool(sae(x).isfinite().all())
+    assert torch.equal(codes[kept], before[kept])
+
+
 @pytest.mark.parametrize("kind", ["layer_norm", "unit_norm"])
 def test_normalised_rows_are_brought_back(kind: str) -> None:
     sae, x = plain(normalise=kind), rows()

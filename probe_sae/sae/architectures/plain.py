@@ -41,7 +41,7 @@ class Plain(Settings):
     """Firings of a row, for topk, signed_topk and groupmax."""
     normalise: str = "none"
     """none; layer_norm: (x - mean) / (std + 1e-5) of each row, n - 1 below; unit_norm: each row
-    at length sqrt(d_model)."""
+    at length sqrt(d_model), one of zeros as it is."""
     skip: bool = False
     """Also W_skip, past the features."""
 
@@ -157,7 +157,8 @@ class PlainSAE(SAE):
     def _scaled(self, x: Tensor) -> Tensor:
         x = super()._scaled(x)
         if self.settings.normalise == "unit_norm":
-            return x * (self.d_model**0.5 / x.norm(dim=1, keepdim=True))
+            lengths = x.norm(dim=1, keepdim=True)
+            return x * (self.d_model**0.5 / lengths.masked_fill(lengths == 0, 1))
         if self.settings.normalise == "layer_norm":
             return (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + EPSILON)
         return x
