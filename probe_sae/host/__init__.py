@@ -4,7 +4,6 @@ from probe_sae.host.check import Proof, check
 from probe_sae.host.edit import (
     Ablate,
     Clamp,
-    Patch,
     ReplaceRows,
     Splice,
     Steer,
@@ -16,6 +15,7 @@ from probe_sae.host.hook_map_file import hook_maps
 from probe_sae.host.host import Host
 from probe_sae.host.libraries import versions
 from probe_sae.host.loading import bundled_hosts, host_of, load_host
+from probe_sae.host.patch import Patch
 from probe_sae.host.sites import Site
 from probe_sae.host.tap import SiteWatch, tap
 

@@ -17,9 +17,9 @@ from probe_sae.errors import SettingsError, ShapeError
 from probe_sae.host.host import Host
 from probe_sae.host.layouts import as_rows, from_rows, layout_of
 from probe_sae.host.loading import host_of
+from probe_sae.host.patch import Patch
 from probe_sae.host.sites import Site
 from probe_sae.host.tap import SiteWatch
-from probe_sae.shown import Shown
 
 Edit = Callable[[Tensor], Tensor]
 """Rows of a site, [batch, positions, width] -> what it shall hold; the same shape."""
@@ -178,10 +178,13 @@ class Steer:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the steered rows, [..., width]."""
+        flat = rows.flatten(0, -2)
+        if not len(flat):
+            return rows
         if not getattr(self.sae, "is_same_for_all_rows", True):
-            return rows + self._step(rows.flatten(0, -2)).reshape(rows.shape).to(rows)
+            return rows + self._step(flat).reshape(rows.shape).to(rows)
         if rows.device not in self._steps:
-            self._steps[rows.device] = self._step(rows.flatten(0, -2)[:1])[0]
+            self._steps[rows.device] = self._step(flat[:1])[0]
         return rows + self._steps[rows.device].to(rows)
 
     def _step(self, rows: Tensor) -> Tensor:
@@ -199,36 +202,6 @@ def _decoded(sae: Codec, rows: Tensor, codes: Tensor) -> Tensor:
     """Return the reconstruction of rows from codes; it may take more of a row than its codes."""
     whole: Callable[[Tensor, Tensor], Tensor] | None = getattr(sae, "reconstruct", None)
     return sae.decode(codes) if whole is None else whole(rows, codes)
-
-
-@dataclass(frozen=True, repr=False)
-class Patch(Shown):
-    """Put what the site held in another run in place of what it holds: `Patch(seen[site])`."""
-
-    new: Tensor
-    """As a tap gave it; of one input, it serves every input of the batch."""
-    where: Tensor | None = None
-    """Positions to patch, [batch, positions] or [positions] bool; all by default."""
-
-    def laid_out(self, layout: str) -> "Patch":
-        """Return the patch of a site of that layout, as rows."""
-        return Patch(as_rows(self.new, layout), self.where)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Return the patched rows, [batch, positions, width].
-
-        Raises:
-            ShapeError: the other run had other positions.
-        """
-        new = self.new.to(rows)
-        if new.shape[1:] != rows.shape[1:] or len(new) not in (1, len(rows)):
-            raise ShapeError(
-                f"the patch holds {tuple(new.shape)} and the site {tuple(rows.shape)}: patch from "
-                "an input of the same length, or edit with a function of your own."
-            )
-        if self.where is None:
-            return new.expand_as(rows).clone()
-        return torch.where(self.where.to(rows.device)[..., None], new, rows)
 
 
 @dataclass(frozen=True)

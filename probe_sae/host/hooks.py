@@ -9,12 +9,12 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from probe_sae.errors import ShapeError, SiteNotFound
 from probe_sae.host.modules import modules_of
 from probe_sae.host.sites import Site
+from probe_sae.host.switches import COMPILED, FAST_PATH
 
 See = Callable[[Site, Tensor], Tensor | None]
 """Called with each site's tensor; what it returns, if anything, takes the tensor's place."""
@@ -64,11 +64,9 @@ def _hooks_fire(modules: Any) -> Generator[None]:
         # whoever compiled the whole model holds it in a module or a function that it knows nothing
         # of, and compiled frames are not guarded against new hooks: so everything runs uncompiled
         if "torch._dynamo" in sys.modules:  # imported by the first torch.compile, in a second
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(COMPILED.off())
         if any(isinstance(m, (nn.TransformerEncoder, nn.TransformerEncoderLayer)) for m in modules):
-            before = torch.backends.mha.get_fastpath_enabled()
-            stack.callback(torch.backends.mha.set_fastpath_enabled, before)
-            torch.backends.mha.set_fastpath_enabled(False)
+            stack.enter_context(FAST_PATH.off())
         yield
 
 

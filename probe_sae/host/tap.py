@@ -20,8 +20,8 @@ from probe_sae.progress import say
 class Seen(dict[str, Any]):
     """Site name -> what the module gave, calls concatenated along the batch.
 
-    Where the calls' shapes differ (generation), a list of them. Other libraries' names of a site
-    read it, too: `seen["blocks.6.hook_resid_post"]`.
+    Where the calls' shapes differ (generation), or have no batch (a loss), a list of them. Other
+    libraries' names of a site read it, too: `seen["blocks.6.hook_resid_post"]`.
     """
 
     def __init__(self, host: Host) -> None:
@@ -44,10 +44,15 @@ class Seen(dict[str, Any]):
         before = self.get(site)
         if before is None:
             self[site] = tensor
-        elif isinstance(before, Tensor) and before.shape[1:] == tensor.shape[1:]:
+        elif isinstance(before, Tensor) and _joins(before, tensor):
             self[site] = torch.cat([before, tensor])
         else:
             self[site] = [*before, tensor] if isinstance(before, list) else [before, tensor]
+
+
+def _joins(before: Tensor, tensor: Tensor) -> bool:
+    """Whether two calls' tensors have a batch to be joined along, and are alike but for it."""
+    return before.ndim > 0 and tensor.ndim > 0 and before.shape[1:] == tensor.shape[1:]
 
 
 @contextmanager

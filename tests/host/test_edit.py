@@ -121,6 +121,39 @@ def test_a_patch_of_another_length_is_an_error(gpt2: Host) -> None:
         gpt2(IDS)
 
 
+@pytest.mark.parametrize(
+    ("new", "where", "error", "message"),
+    [
+        ([torch.zeros(1, 4, 16)] * 2, None, SettingsError, "is a list; .*several calls, one of"),
+        (None, None, SettingsError, "is a NoneType; expected a tensor"),
+        (torch.zeros(1, 4, 16), [True], SettingsError, "where a patch goes is a list"),
+        (torch.zeros(1, 4, 16), torch.tensor([1, 0, 1, 0]), ShapeError, r"int64; .*where\.bool"),
+    ],
+)
+def test_a_patch_of_anything_else_is_refused_at_once(
+    new: Any, where: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Patch(new, where)
+
+
+def test_a_patch_of_positions_that_are_not_there_is_an_error(gpt2: Host) -> None:
+    patch = Patch(torch.zeros(1, 4, 16), torch.tensor([True, False]))
+
+    with pytest.raises(ShapeError, match=r"shape \(2,\); the site has"), edit(gpt2, SITE, patch):
+        gpt2(IDS)
+
+
+@pytest.mark.parametrize("change", [Splice, Ablate, Clamp, Steer])
+def test_no_rows_stay_no_rows(toy: Host, change: Any) -> None:
+    arguments = {Splice: (), Ablate: (1,), Clamp: (1, 2.0), Steer: (1, 2.0)}[change]
+
+    with edit(toy, "path:norm@out", change(Codec(4), *arguments)):
+        hidden = toy({"input_ids": torch.zeros(0, 3, dtype=torch.int64)})["hidden"]
+
+    assert hidden.shape == (0, 3, 4)
+
+
 @pytest.mark.parametrize("as_codec", [True, False])
 def test_a_splice_is_the_reconstruction(gpt2: Host, as_codec: bool) -> None:
     codec = Codec(16)

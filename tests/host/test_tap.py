@@ -2,11 +2,13 @@
 
 import functools
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # as the first torch.compile does
 from torch import Tensor, nn
 
 from probe_sae.errors import ShapeError, SiteNotFound
@@ -73,6 +75,23 @@ def test_calls_of_differing_shapes_give_a_list(toy: Host) -> None:
         toy({"input_ids": torch.tensor([[1]])})
 
     assert [tuple(t.shape) for t in seen["path:norm@out"]] == [(2, 3, 4), (1, 1, 4)]
+
+
+def test_calls_without_a_batch_give_a_list() -> None:
+    host = Host(nn.Sequential(nn.Linear(4, 4), Mean()), "loss")
+
+    with tap(host, "path:1@out") as seen:
+        host(torch.ones(2, 4))
+        host(torch.zeros(2, 4))
+
+    assert [t.ndim for t in seen["path:1@out"]] == [0, 0]
+
+
+class Mean(nn.Module):
+    """Gives a number, as a loss does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean()
 
 
 def test_the_host_stops_after_the_deepest_site_from_the_second_call_on(toy: Host) -> None:
@@ -149,6 +168,32 @@ def test_what_was_compiled_before_is_seen_all_the_same(toy: Host, how: str) -> N
     (linear,) = seen.values()
     assert torch.equal(linear[:2], plain["path:blocks.0.linear@out"])
     assert torch.equal(linear[2:], plain["path:blocks.0.linear@out"])
+
+
+@pytest.mark.parametrize("is_threaded", [False, True])
+def test_what_closes_in_the_order_it_was_opened_leaves_nothing_switched_off(
+    is_threaded: bool,
+) -> None:
+    """Each putting back what it found left compiled models uncompiled for the whole process."""
+    host = Host(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), "encoder")
+    x, before = torch.randn(2, 5, 16), switches()
+    first, second = tap(host, "path:linear1@in"), tap(host, "path:linear2@in")
+    with ThreadPoolExecutor(1) as pool:
+        for step in (first.__enter__, second.__enter__, functools.partial(host, x)):
+            step()
+        close = functools.partial(first.__exit__, None, None, None)
+        pool.submit(close).result() if is_threaded else close()
+
+    assert switches() == ("force_eager", False)
+    host(x)
+    second.__exit__(None, None, None)
+    assert switches() == before == ("default", True)
+
+
+def switches() -> tuple[str, bool]:
+    """Return how compiled models run, and whether encoders may be fused."""
+    stance = torch._dynamo.eval_frame._stance.stance
+    return stance, torch.backends.mha.get_fastpath_enabled()
 
 
 def test_a_data_parallel_model_is_unwrapped_with_a_word(
