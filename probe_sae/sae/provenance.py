@@ -14,6 +14,8 @@ def checked_provenance(found: Any) -> dict[str, Any]:
     """
     if not isinstance(found, dict):
         raise ValueError(f"provenance is {found!r:.60}, expected an object.")
+    if isinstance(found.get("host"), str):  # of a store written elsewhere
+        found = found | {"host": {"name": found["host"]}}
     for name in _TABLES:
         if not isinstance(found.get(name) or {}, dict):
             raise ValueError(f"provenance.{name} is {found[name]!r:.60}, expected an object.")

@@ -325,7 +325,7 @@ def _config(folder: Path, **changes: Any) -> None:
         ({"provenance": {"trained_on": {"hooks": "x"}}}, "hooks .* expected a list of names"),
         ({"provenance": {"sites": 5}}, "sites .* 5, expected a list of names"),
         ({"provenance": {"sites": ["a", 5]}}, "expected a list of names"),
-        ({"provenance": {"host": "x"}}, "host is 'x'"),
+        ({"provenance": {"host": ["x"]}}, "host is \\['x'\\], expected an object"),
         ({"provenance": {"store": [1]}}, "store is"),
         ({"provenance": {"split": {"seed": 1}}}, "expected held_out and seed"),
         ({"provenance": {"split": []}}, "expected held_out and seed"),
@@ -337,6 +337,12 @@ def test_a_wrong_config_is_refused(saved: Path, changes: dict[str, Any], message
 
     with pytest.raises(FormatError, match=message):
         load_sae(saved)
+
+
+def test_a_host_that_is_a_name_only_is_read_as_one(saved: Path) -> None:
+    _config(saved, provenance={"host": "gpt2", "sites": []})
+
+    assert load_sae(saved).provenance == {"host": {"name": "gpt2"}, "sites": []}
 
 
 def test_weights_that_do_not_belong_to_the_fingerprint_are_refused(saved: Path) -> None:
