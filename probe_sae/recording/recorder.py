@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from probe_sae.errors import DatasetError, SettingsError, StoreError
+from probe_sae.field_types import take_types
 from probe_sae.host import Host, Site, SiteWatch, host_of, versions
 from probe_sae.outputs import whole_folder, write_whole
 from probe_sae.progress import progress, say
@@ -44,6 +45,7 @@ class CaptureSettings:
     """Pack the rows with gzip: slow, but small where most values are zero."""
 
     def __post_init__(self) -> None:
+        take_types(self)
         layout.check_dtype(self.dtype)
         if self.tokens not in TOKENS:
             raise SettingsError(f"tokens is {self.tokens!r}; expected {', '.join(TOKENS)}.")

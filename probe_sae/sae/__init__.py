@@ -29,7 +29,7 @@ from probe_sae.sae.plain_form import as_plain, with_centre
 from probe_sae.sae.pretrained import push_folder
 from probe_sae.sae.reconstruction import DEFINITIONS, ReconstructionMeter, fraction_unexplained
 from probe_sae.sae.refine import OMP, LeaveOneOut, Lista
-from probe_sae.sae.settings import Settings, names_of, take_types, typed
+from probe_sae.sae.settings import Settings, names_of
 from probe_sae.sae.sparse import SparseCodes
 
 __all__ = [
@@ -70,7 +70,5 @@ __all__ = [
     "push_folder",
     "save_sae",
     "settings_for",
-    "take_types",
-    "typed",
     "with_centre",
 ]

@@ -4,15 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from probe_sae.errors import SettingsError, near
-from probe_sae.sae import (
-    BatchTopK,
-    Settings,
-    architecture,
-    names_of,
-    settings_for,
-    take_types,
-    typed,
-)
+from probe_sae.field_types import take_types, typed
+from probe_sae.sae import BatchTopK, Settings, architecture, names_of, settings_for
 from probe_sae.training.precision import PRECISIONS
 
 

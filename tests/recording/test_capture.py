@@ -219,6 +219,14 @@ def images(tmp_path: Path) -> Path:
         ({"rows": 0}, SettingsError, "at least 1"),
         ({"stride": 0}, SettingsError, "at least 1"),
         ({"batch_size": -1}, SettingsError, "at least 1"),
+        ({"batch_size": 1.5}, SettingsError, "batch_size is 1.5; expected a whole number"),
+        ({"batch_size": None}, SettingsError, "batch_size is None; expected a whole number"),
+        ({"max_length": float("inf")}, SettingsError, "max_length is inf; expected a whole number"),
+        ({"rows": float("nan")}, SettingsError, "rows is nan; expected a whole number"),
+        ({"stride": True}, SettingsError, "stride is True; expected a whole number"),
+        ({"pack": "no"}, SettingsError, "pack is 'no'; expected true or false"),
+        ({"tokens": ["cls"]}, SettingsError, r"tokens is \['cls'\]; expected a word"),
+        ({"dtype": ["float16"]}, SettingsError, "expected a word"),
     ],
 )
 def test_impossible_settings_are_refused(
@@ -226,6 +234,13 @@ def test_impossible_settings_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         CaptureSettings(**change)
+
+
+def test_a_whole_number_may_be_written_as_1e6() -> None:
+    settings = CaptureSettings(rows=1e6)  # pyright: ignore[reportArgumentType]
+
+    assert repr(settings.rows) == "1000000"
+    assert CaptureSettings().rows is None
 
 
 def test_images_do_not_fit_a_language_model(code_lm: Host, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from probe_sae.errors import SettingsError, near
+from probe_sae.field_types import typed
 from probe_sae.sae.architectures.archetypal import Archetypal
 from probe_sae.sae.architectures.batchtopk import BatchTopK
 from probe_sae.sae.architectures.crosscoder import Crosscoder
@@ -21,7 +22,7 @@ from probe_sae.sae.architectures.signed_topk import SignedTopK
 from probe_sae.sae.architectures.topk import TopK
 from probe_sae.sae.architectures.transcoder import Transcoder
 from probe_sae.sae.dictionary import SAE
-from probe_sae.sae.settings import Settings, names_of, typed
+from probe_sae.sae.settings import Settings, names_of
 
 _KINDS: tuple[type[Settings], ...] = (
     L1,
