@@ -111,9 +111,7 @@ def _check_same(job: Job, begun: dict[str, Any] | None, where: Path) -> None:
 
 
 def _host(job: Job) -> Host:
-    dtype = getattr(torch, job.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise SettingsError(f"no dtype {job.dtype!r}; expected float32, bfloat16 or float16.")
+    dtype = getattr(torch, job.dtype)
     return load_host(job.host, device=job.device, dtype=dtype, revision=job.revision)
 
 

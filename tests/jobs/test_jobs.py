@@ -205,6 +205,18 @@ def test_a_file_of_ones_own_is_recorded_under_its_stage(tmp_path: Path) -> None:
         ("analyse", {"rows": "most"}, "expected held_out or all"),
         ("analyse", {"loss_examples": -1}, "a whole number from 0 on"),
         ("analyse", {"seed": "3"}, "a whole number from 0 on"),
+        ("host", {"name": 5}, r"job.toml: \[host\] name is 5; expected text in quotes"),
+        ("host", {"name": "pixels", "dtype": 5}, r"\[host\] dtype is 5; expected text in quotes"),
+        ("host", {"name": "pixels", "dtype": "int8"}, "no dtype 'int8'; expected float32, bfloat"),
+        ("host", {"name": "pixels", "device": ["cpu"]}, r"\[host\] device is \['cpu'\]; expected"),
+        ("data", {"name": "stdlib", "root": 5}, r"\[data\] root is 5; expected text in quotes"),
+        ("data", {"name": "stdlib", "rows": 20.5}, "rows is 20.5; expected a whole number"),
+        ("capture", {"sites": 5}, "sites is 5; expected names of sites"),
+        ("capture", {"sites": ["logits", 1]}, r"sites is \['logits', 1\]; expected names of sites"),
+        ("capture", {"sites": []}, r"sites is \[\]; expected names of sites"),
+        ("capture", {"sites": ["x"], "pack": "no"}, "job.toml: pack is 'no'; expected true or"),
+        ("evaluate", {"name": 5}, r"\[evaluate\] name is 5; expected text in quotes"),
+        ("report", {"labels": 5}, r"\[report\] labels is 5; expected text in quotes"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused_before_anything_runs(
@@ -243,8 +255,9 @@ def test_a_job_names_the_trackers_of_its_training(
     assert told == ["wandb", ("wandb",)]
 
 
-def test_a_job_that_is_no_toml_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "job.toml").write_text("[host")
+@pytest.mark.parametrize("text", ["[host", "a = " + "[" * 50_000, f"a = {'9' * 5000}", "# \udcff"])
+def test_a_job_that_is_no_toml_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "job.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
 
     with pytest.raises(FormatError, match="no TOML"):
         read_job(tmp_path / "job.toml")
