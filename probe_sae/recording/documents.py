@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from probe_sae.errors import DatasetError
 from probe_sae.host.libraries import torchvision
 from probe_sae.recording.hub_data import hub_rows
-from probe_sae.recording.recipe import Recipe
+from probe_sae.recording.recipe import IMAGE_FORMATS, Recipe
 from probe_sae.shown import clean
 
 MAX_PIXELS = 64_000_000
@@ -279,10 +279,16 @@ def _image_files(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]
     root, classes = Path(recipe.source["path"]), _folder_classes(recipe)
     for name in _files(recipe):
         try:
-            with Image.open(root / name) as image:
+            # Without formats PIL tries all it knows: PostScript is run by a program, Ghostscript.
+            with Image.open(root / name, formats=IMAGE_FORMATS) as image:
                 _check_size(image, root / name)
                 pixels = np.array(image.convert("RGB"), dtype=np.uint8)
-        except (OSError, ValueError, Image.DecompressionBombError) as problem:
-            raise DatasetError(f"cannot read the image {root / name}: {problem}") from problem
+        except DatasetError:
+            raise
+        except Exception as problem:  # whatever a library makes of damaged files
+            known = f"{', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}"
+            raise DatasetError(
+                f"cannot read the image {root / name}: {problem}; expected {known}."
+            ) from problem
         parent = Path(name).parent.as_posix()
         yield name, pixels, classes.index(parent) if classes else -1

@@ -14,6 +14,8 @@ from probe_sae.recording.hub_data import described, source_of
 from probe_sae.shipped import shipped
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+"""What files of these names may hold, as PIL calls it; a PNG that is called .jpg is read too."""
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst")
 _SOURCES = {
     "folder": {"type", "path", "files", "exclude", "order"},

@@ -1,11 +1,12 @@
 """Inputs come from recipes, files and folders; what cannot be read says why."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from probe_sae.errors import DatasetError
 from probe_sae.recording import Recipe, load_dataset, recipe_names
@@ -85,11 +86,41 @@ def test_images_of_a_folder_have_the_classes_of_their_folders(tmp_path: Path) ->
     ]
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no image")
+def encoded(kind: str) -> bytes:
+    """Return a picture as a file of a kind holds it."""
+    noise = np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, kind)
+    return file.getvalue()
 
-    with pytest.raises(DatasetError, match=r"a\.png"):
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+UNREADABLE = {
+    "no image": b"no image",
+    "empty": b"",
+    "cut": encoded("PNG")[:60],
+    "broken chunk": encoded("PNG")[:37] + b"\x0b" + encoded("PNG")[38:],  # PIL's SyntaxError
+    "PostScript": POSTSCRIPT,
+    "TIFF": encoded("TIFF"),
+}
+
+
+@pytest.mark.parametrize("data", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_an_image_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    """What PIL reads by programs of the machine, such as PostScript, counts as no image."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("was run"))
+    (tmp_path / "a.png").write_bytes(data)
+
+    with pytest.raises(DatasetError, match=r"a\.png.*expected PNG, JPEG, WEBP, BMP or GIF"):
         list(pictures(load_dataset(tmp_path)))
+
+
+def test_an_image_may_be_called_otherwise_than_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded("JPEG"))
+
+    assert next(pictures(load_dataset(tmp_path))).pixels.shape == (9, 9, 3)
 
 
 @pytest.mark.parametrize("name", ["stdlibb", "no/such/file.txt"])
