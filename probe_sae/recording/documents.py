@@ -16,6 +16,7 @@ from probe_sae.errors import DatasetError
 from probe_sae.host.libraries import torchvision
 from probe_sae.recording.hub_data import hub_rows
 from probe_sae.recording.recipe import IMAGE_FORMATS, Recipe
+from probe_sae.recording.recipe_file import TORCHVISION
 from probe_sae.shown import clean
 
 MAX_PIXELS = 64_000_000
@@ -85,8 +86,10 @@ def pictures(recipe: Recipe) -> Iterator[Picture]:
 
 def class_names(recipe: Recipe) -> list[str]:
     """Return the names of an image recipe's classes; empty where there are none."""
-    if recipe.source["type"] in ("sklearn_digits", "torchvision"):
+    if recipe.source["type"] == "sklearn_digits":
         return [str(i) for i in range(10)]
+    if recipe.source["type"] == "torchvision":
+        return [str(i) for i in range(TORCHVISION[recipe.source["dataset"]])]
     if recipe.source["type"] == "hub":
         return list(recipe.source.get("classes", []))
     if recipe.kind == "image" and recipe.source["type"] == "folder":
@@ -200,7 +203,7 @@ def _jsonl(recipe: Recipe) -> Iterator[tuple[str, str]]:
                     continue
                 try:
                     text = json.loads(line)[wanted]
-                except (ValueError, KeyError, TypeError) as problem:
+                except (ValueError, KeyError, TypeError, RecursionError) as problem:
                     raise DatasetError(
                         f"{path}, line {number}: expected a JSON object with a {wanted!r} field."
                     ) from problem

@@ -2,30 +2,21 @@
 
 import hashlib
 import json
-import sysconfig
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from probe_sae.errors import DatasetError, near
 from probe_sae.recording.hub_data import described, source_of
+from probe_sae.recording.recipe_file import SOURCES, read_recipe
 from probe_sae.shipped import shipped
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """What files of these names may hold, as PIL calls it; a PNG that is called .jpg is read too."""
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst")
-_SOURCES = {
-    "folder": {"type", "path", "files", "exclude", "order"},
-    "jsonl": {"type", "path", "field"},
-    "parquet": {"type", "path", "field"},
-    "hub": {"type", "path", "config", "revision", "split", "field", "label"},
-    "sklearn_digits": {"type"},
-    "torchvision": {"type", "dataset", "split", "root"},
-}
-"""Source type -> the keys that it may have."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +80,13 @@ def as_recipe(given: object) -> Recipe:
 
 def recipe_names() -> dict[str, str]:
     """Return the names of the shipped recipes with what they are."""
-    files = (f for f in shipped("datasets").iterdir() if f.name.endswith(".toml"))
-    recipes = (_read(tomllib.loads(f.read_text("utf-8")), f.name) for f in files)
-    return {recipe.name: recipe.about for recipe in sorted(recipes, key=lambda r: r.name)}
+    return {name: recipe.about for name, recipe in _shipped_recipes().items()}
+
+
+def _shipped_recipes() -> dict[str, Recipe]:
+    files = (file for file in shipped("datasets").iterdir() if file.name.endswith(".toml"))
+    recipes = sorted(map(_read, files), key=lambda recipe: recipe.name)
+    return {recipe.name: recipe for recipe in recipes}
 
 
 def load_dataset(name: str | Path, *, root: str | Path | None = None) -> Recipe:
@@ -107,11 +102,11 @@ def load_dataset(name: str | Path, *, root: str | Path | None = None) -> Recipe:
         DatasetError: there is no such dataset, or it cannot be read.
     """
     text = str(name)
-    known = recipe_names()
+    known = _shipped_recipes()
     if text in known:
-        recipe = _read(tomllib.loads(shipped(f"datasets/{text}.toml").read_text("utf-8")), text)
+        recipe = known[text]
         if root is not None:
-            if "root" not in _SOURCES[recipe.source["type"]]:
+            if "root" not in SOURCES[recipe.source["type"]].takes:
                 raise DatasetError(
                     f"dataset {text} takes no --root: it is on this machine already."
                 )
@@ -136,11 +131,8 @@ def _from_path(path: Path) -> Recipe:
         DatasetError: nobody knows how to read it.
     """
     where = str(path.resolve())
-    if path.suffix == ".toml":
-        try:
-            recipe = _read(tomllib.loads(path.read_text("utf-8")), path.name)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-            raise DatasetError(f"{path} is no recipe: {problem}") from problem
+    if path.suffix == ".toml" and not path.is_dir():
+        recipe = _read(path)
         if recipe.source["type"] != "hub":
             return recipe
         source = {"split": "train"} | recipe.source
@@ -166,28 +158,7 @@ def _from_path(path: Path) -> Recipe:
     )
 
 
-def _read(raw: dict[str, Any], name: str) -> Recipe:
-    """Return the recipe in a parsed TOML.
-
-    Raises:
-        DatasetError: a key is unknown or missing.
-    """
-    missing = {"name", "kind", "source"} - raw.keys()
-    if missing:
-        raise DatasetError(f"recipe {name} lacks {', '.join(sorted(missing))}.")
-    source = dict(raw["source"])
-    if source.get("type") not in _SOURCES:
-        raise DatasetError(
-            f"recipe {name}: source type {source.get('type')!r}; expected {', '.join(_SOURCES)}."
-        )
-    for key in source:
-        if key not in _SOURCES[source["type"]]:
-            hint = near(key, _SOURCES[source["type"]])
-            raise DatasetError(f"recipe {name}: unknown source key {key!r}.{hint}")
-    if raw["kind"] not in ("text", "image"):
-        raise DatasetError(f"recipe {name}: kind {raw['kind']!r}; expected text or image.")
-    if source["type"] == "parquet":
-        source.setdefault("field", "text")
-    if source.get("path") == "{stdlib}":
-        source["path"] = sysconfig.get_paths()["stdlib"]
-    return Recipe(raw["name"], raw["kind"], raw.get("about", ""), source)
+def _read(file: Path | Traversable) -> Recipe:
+    """Return the recipe in a TOML file; see `read_recipe`."""
+    raw = read_recipe(file)
+    return Recipe(raw["name"], raw["kind"], raw["about"], raw["source"])

@@ -1,16 +1,19 @@
 """Inputs come from recipes, files and folders; what cannot be read says why."""
 
+import inspect
 import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import EpsImagePlugin, Image
 
 from probe_sae.errors import DatasetError
 from probe_sae.recording import Recipe, load_dataset, recipe_names
 from probe_sae.recording.documents import class_names, documents, pictures
+from probe_sae.recording.recipe_file import TORCHVISION as KNOWN_OF_TORCHVISION
 
 
 def names(recipe: Recipe) -> list[str]:
@@ -58,7 +61,7 @@ def test_jsonl_lines_are_documents(tmp_path: Path) -> None:
     assert [d.text for d in documents(load_dataset(path))] == ["one", "two\u2028"]
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"txet": "a"}', '{"text": 3}'])
+@pytest.mark.parametrize("line", ["[" * 100_000, "{", "[1]", '{"txet": "a"}', '{"text": 3}'])
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one"}\n' + line, encoding="utf-8")
@@ -154,6 +157,78 @@ def test_a_recipe_of_ones_own_is_a_toml(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("files", "fiels"))
     with pytest.raises(DatasetError, match="Near it: files"):
         load_dataset(path)
+
+
+WRONG_RECIPES = {
+    'name = 5\nkind = "text"': "mine.toml: name is 5; expected text",
+    'name = "n"\nkind = "txt"': "kind is 'txt'; expected text, image. Near it: text",
+    'name = "n"\nkind = ["text"]': "expected text, image",
+    'name = "n"\nkind = "text"\nfiles = ["a"]': "unknown key 'files'; expected name, kind, about",
+    'name = "n"': "kind is missing; expected text, image",
+    "a = " + "[" * 50_000: r"mine\.toml is no recipe",
+    f"a = {'9' * 5000}": r"mine\.toml is no recipe",
+    "# \udcff": r"mine\.toml is no recipe",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_RECIPES.items())
+def test_a_recipe_that_is_none_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    whole = text + '\n[source]\ntype = "sklearn_digits"\n'
+    (tmp_path / "mine.toml").write_bytes(whole.encode("utf-8", "surrogateescape"))
+
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(tmp_path / "mine.toml")
+
+
+FOLDER = '[source]\ntype = "folder"\npath = "."\n'
+TORCHVISION = '[source]\ntype = "torchvision"\nsplit = "train"\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "message"),
+    [
+        ("text", 'source = "x"', "source is 'x'; expected a table"),
+        ("text", "[source]", "type is missing; expected folder, jsonl"),
+        ("text", '[source]\ntype = "foldr"', "type is 'foldr'.*Near it: folder"),
+        ("text", '[source]\ntype = ["folder"]', "expected folder, jsonl"),
+        ("text", '[source]\ntype = "folder"', "path is missing; expected text"),
+        ("text", '[source]\ntype = "jsonl"', "path is missing; expected text"),
+        ("text", '[source]\ntype = "folder"\npath = 5', "path is 5; expected text"),
+        ("text", FOLDER + 'files = "*.txt"', r"files is '\*\.txt'; expected a list of texts"),
+        ("text", FOLDER + "files = [5]", r"files is \[5\]; expected a list of texts"),
+        ("text", FOLDER + 'exclude = "*.txt"', "exclude is .*; expected a list of texts"),
+        ("text", FOLDER + 'files = ["/etc/*"]', "'/etc/.'; expected patterns that stay in the"),
+        ("text", FOLDER + 'files = ["a/../../*"]', "expected patterns that stay in the folder"),
+        ("text", FOLDER + 'files = [""]', "expected patterns that stay in the folder"),
+        ("text", FOLDER + 'order = "shufled"', "Near it: shuffled"),
+        ("text", '[source]\ntype = "sklearn_digits"', "kind is 'text'.*sklearn_digits holds image"),
+        ("image", '[source]\ntype = "jsonl"\npath = "a"', "type jsonl holds text"),
+        ("image", TORCHVISION, "dataset is missing; expected MNIST"),
+        ("image", TORCHVISION + 'dataset = "DatasetFolder"', "expected MNIST, FashionMNIST"),
+        ("image", TORCHVISION.replace("train", "tst") + 'dataset = "MNIST"', "Near it: test"),
+    ],
+)
+def test_a_source_that_cannot_be_says_what_is_wrong(
+    tmp_path: Path, kind: str, source: str, message: str
+) -> None:
+    (tmp_path / "mine.toml").write_text(f'name = "n"\nkind = "{kind}"\n{source}\n')
+
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(tmp_path / "mine.toml")
+
+
+def test_a_folder_may_be_called_like_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").mkdir()
+    (tmp_path / "mine.toml" / "a.txt").write_text("hello")
+
+    assert names(load_dataset(tmp_path / "mine.toml")) == ["a.txt"]
+
+
+@pytest.mark.parametrize("name", KNOWN_OF_TORCHVISION)
+def test_torchvision_makes_every_dataset_that_a_recipe_may_name(name: str) -> None:
+    made = getattr(torchvision.datasets, name)
+
+    assert inspect.signature(made).bind(root="", train=True, download=True)
 
 
 def test_a_recipe_of_a_parquet_file_has_its_texts_in_a_column_text(tmp_path: Path) -> None:
