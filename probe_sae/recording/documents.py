@@ -1,10 +1,8 @@
 """Documents and images of a recipe, one after the other; nothing is held in memory."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from operator import index
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from probe_sae.errors import DatasetError
 from probe_sae.host.libraries import torchvision
+from probe_sae.recording.files import LocalFile, folder_files
 from probe_sae.recording.hub_data import hub_rows
 from probe_sae.recording.recipe import IMAGE_FORMATS, Recipe
 from probe_sae.recording.recipe_file import TORCHVISION
@@ -93,7 +92,7 @@ def class_names(recipe: Recipe) -> list[str]:
     if recipe.source["type"] == "hub":
         return list(recipe.source.get("classes", []))
     if recipe.kind == "image" and recipe.source["type"] == "folder":
-        return _folder_classes(recipe)
+        return _folder_classes(folder_files(recipe.source))
     return []
 
 
@@ -104,9 +103,8 @@ def _where(recipe: Recipe) -> str:
 def _texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     source = recipe.source["type"]
     if source == "folder":
-        root = Path(recipe.source["path"])
-        for name in _files(recipe):
-            text = _read_text(root / name)
+        for name, path in folder_files(recipe.source):
+            text = _read_text(path)
             if text.strip():
                 yield name, text
     elif source == "jsonl":
@@ -165,26 +163,6 @@ def _own_items(recipe: Recipe) -> Iterator[tuple[int, Any]]:
             "something to go through, item by item."
         )
     yield from enumerate(cast("Iterable[Any]", items))
-
-
-def _files(recipe: Recipe) -> list[str]:
-    """Return the folder's files, relative and with forward slashes, in the recipe's order."""
-    root = Path(recipe.source["path"])
-    found: set[str] = set()
-    for pattern in recipe.source.get("files", ["**/*"]):
-        found |= {p.relative_to(root).as_posix() for p in root.glob(pattern) if p.is_file()}
-    exclude = recipe.source.get("exclude", [])
-    names = sorted(n for n in found if not any(_matches(n, pattern) for pattern in exclude))
-    if recipe.source.get("order") == "shuffled":
-        names.sort(key=lambda name: hashlib.sha256(name.encode("utf-8", "replace")).digest())
-    return names
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Tell whether a relative path matches a glob in which `**/` may also stand for nothing."""
-    return fnmatchcase(name, pattern) or (
-        pattern.startswith("**/") and fnmatchcase(name, pattern.removeprefix("**/"))
-    )
 
 
 def _read_text(path: Path) -> str:
@@ -270,28 +248,32 @@ def _torchvision_images(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8]
         yield f"{recipe.name} {i}", pixels[..., None] if pixels.ndim == 2 else pixels, int(label)
 
 
-def _folder_classes(recipe: Recipe) -> list[str]:
+def _folder_classes(files: Iterable[LocalFile]) -> list[str]:
     """Return the folders that the images lie in, if they lie in several."""
-    folders = sorted({Path(name).parent.as_posix() for name in _files(recipe)})
+    folders = sorted({_folder_of(file) for file in files})
     return folders if len(folders) > 1 else []
+
+
+def _folder_of(file: LocalFile) -> str:
+    return Path(file.name).parent.as_posix()
 
 
 def _image_files(recipe: Recipe) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
     from PIL import Image
 
-    root, classes = Path(recipe.source["path"]), _folder_classes(recipe)
-    for name in _files(recipe):
+    files = folder_files(recipe.source)
+    classes = _folder_classes(files)
+    for file in files:
         try:
             # Without formats PIL tries all it knows: PostScript is run by a program, Ghostscript.
-            with Image.open(root / name, formats=IMAGE_FORMATS) as image:
-                _check_size(image, root / name)
+            with Image.open(file.path, formats=IMAGE_FORMATS) as image:
+                _check_size(image, file.path)
                 pixels = np.array(image.convert("RGB"), dtype=np.uint8)
         except DatasetError:
             raise
         except Exception as problem:  # whatever a library makes of damaged files
             known = f"{', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}"
             raise DatasetError(
-                f"cannot read the image {root / name}: {problem}; expected {known}."
+                f"cannot read the image {file.path}: {problem}; expected {known}."
             ) from problem
-        parent = Path(name).parent.as_posix()
-        yield name, pixels, classes.index(parent) if classes else -1
+        yield file.name, pixels, classes.index(_folder_of(file)) if classes else -1

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from glob import escape
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -140,12 +141,12 @@ def _from_path(path: Path) -> Recipe:
     if path.suffix in (".jsonl", ".parquet"):
         source = {"type": path.suffix[1:], "path": where, "field": "text"}
         return Recipe(path.stem, "text", f"the file {path.name}", source)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-        source = {"type": "folder", "path": str(path.resolve().parent), "files": [path.name]}
-        return Recipe(path.stem, "image", f"the image {path.name}", source)
     if path.is_file():
-        source = {"type": "folder", "path": str(path.resolve().parent), "files": [path.name]}
-        return Recipe(path.stem, "text", f"the file {path.name}", source)
+        whole = path.resolve()
+        kind = "image" if path.suffix.lower() in IMAGE_SUFFIXES else "text"
+        about = f"the {'image' if kind == 'image' else 'file'} {path.name}"
+        source = {"type": "folder", "path": str(whole.parent), "files": [escape(whole.name)]}
+        return Recipe(path.stem, kind, about, source)
     suffixes = {file.suffix for file in path.rglob("*") if file.is_file()}
     for kind, known in (("image", IMAGE_SUFFIXES), ("text", TEXT_SUFFIXES)):
         if wanted := sorted(suffix for suffix in suffixes if suffix.lower() in known):

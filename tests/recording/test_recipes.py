@@ -3,7 +3,9 @@
 import inspect
 import io
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import EpsImagePlugin, Image
 from probe_sae.errors import DatasetError
 from probe_sae.recording import Recipe, load_dataset, recipe_names
 from probe_sae.recording.documents import class_names, documents, pictures
+from probe_sae.recording.files import folder_files
 from probe_sae.recording.recipe_file import TORCHVISION as KNOWN_OF_TORCHVISION
 
 
@@ -52,6 +55,52 @@ def test_a_folder_of_texts_is_its_files_and_empty_ones_are_left_out(tmp_path: Pa
         (tmp_path / name).write_text(text, encoding="utf-8")
 
     assert names(load_dataset(tmp_path)) == ["a.txt", "b/c.md"]
+
+
+@pytest.mark.parametrize("pattern", ["**/*", "**/*.txt", "*.txt", "in/*", "in/**/*.txt", "**/d/*"])
+def test_a_pattern_finds_what_pathlib_finds(tmp_path: Path, pattern: str) -> None:
+    for name in ("a.txt", "b.md", ".c.txt", "in/a.txt", "in/d/e.txt", "out/d/f.txt", "d/out/g.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "h.txt").symlink_to(tmp_path / "a.txt")
+    found = {path for path in tmp_path.glob(pattern) if path.is_file()}
+
+    source = {"path": str(tmp_path), "files": [pattern], "exclude": ["out/**", "**/e.txt"]}
+    listed = folder_files(source)
+
+    left_out = {tmp_path / "out/d/f.txt", tmp_path / "in/d/e.txt"}
+    assert {file.path for file in listed} == found - left_out
+    assert [file.name for file in listed] == sorted(file.name for file in listed)
+
+
+def test_a_file_whose_name_could_be_a_pattern_is_that_file(tmp_path: Path) -> None:
+    for name in ("a[1].txt", "a1.txt"):
+        (tmp_path / name).write_text(name)
+
+    assert names(load_dataset(tmp_path / "a[1].txt")) == ["a[1].txt"]
+
+
+def test_a_link_to_a_file_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("hello")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "in" / "a.txt")
+
+    assert names(load_dataset(tmp_path / "b.txt")) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"path": "nowhere"}, {"files": ["**.txt"]}, {"files": ["/etc/*"]}, {"files": [""]}]
+)
+def test_a_folder_that_cannot_be_searched_is_an_error(
+    tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    if sys.version_info >= (3, 13) and wrong.get("files") == ["**.txt"]:
+        pytest.skip("this Python knows such patterns")
+    source = {"type": "folder", "path": str(tmp_path)} | wrong
+
+    with pytest.raises(DatasetError, match=r"no folder nowhere|cannot be searched for"):
+        next(documents(Recipe("n", "text", "", source)))
 
 
 def test_jsonl_lines_are_documents(tmp_path: Path) -> None:
