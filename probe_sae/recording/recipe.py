@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from glob import escape
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from probe_sae.errors import DatasetError, near
+from probe_sae.recording.files import digest_of, local_files
 from probe_sae.recording.hub_data import described, source_of
 from probe_sae.recording.recipe_file import SOURCES, read_recipe
 from probe_sae.shipped import shipped
@@ -18,6 +20,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """What files of these names may hold, as PIL calls it; a PNG that is called .jpg is read too."""
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst")
+_WHICH_FILES = {"path", "files", "exclude", "order"}
+"""Keys of a source that say no more than its list of files does."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,22 @@ class Recipe:
     make: Callable[[], Iterable[Any]] | None = field(default=None, compare=False, repr=False)
     """Gives the inputs of a dataset of the user's own; see `dataset_from`."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the recipe: two recordings with the same one read the same inputs."""
-        text = json.dumps([self.kind, self.source], sort_keys=True, default=str)
+        """SHA-256 of the inputs: two recordings with the same one read the same.
+
+        Of files on this machine it is of their names and content (of large ones, of parts: see
+        `digest_of`), wherever they lie; of anything else, of the recipe. Reads the files, once an
+        object: after they changed, load the dataset anew.
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        what: list[Any] = [self.kind, self.source]
+        if files := local_files(self.source):
+            reading = {key: self.source[key] for key in self.source.keys() - _WHICH_FILES}
+            what = [self.kind, reading, digest_of(files)]
+        text = json.dumps(what, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
