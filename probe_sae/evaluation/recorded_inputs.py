@@ -1,6 +1,7 @@
 """Recorded inputs once more: held-out contexts in batches, and what the host answers to them."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def recorded_recipe(store: Store, dataset: Recipe | str | Path | None) -> Recipe
 
 
 def check_recorded(store: Store, host: Host, recipe: Recipe) -> None:
-    """Raise unless a store was recorded from these.
+    """Raise unless a store was recorded from these, as far as the first inputs tell.
+
+    `held_batches` compares the others as it comes to them.
 
     Raises:
         SettingsError: it has another host's or another dataset's rows.
@@ -53,11 +56,17 @@ def check_recorded(store: Store, host: Host, recipe: Recipe) -> None:
             f"the store was recorded from {recorded['host']['name']} with other weights than "
             f"{host.name} has here; its loss would mean nothing."
         )
-    if recorded["dataset"]["fingerprint"] != recipe.fingerprint:
+    if "joined" in recorded:
+        raise SettingsError(
+            f"{store.folder} is of several recordings; give the one whose dataset {recipe.name} is."
+        )
+    if store.kind != recipe.kind:
         raise SettingsError(
             f"the store was recorded from another dataset {recorded['dataset']['name']} than "
             f"{recipe.name} is here; give that one (--dataset)."
         )
+    for _ in islice(_recorded_batches(host, store, recipe), 2):  # a first may be all there is
+        pass
 
 
 def held_batches(
@@ -75,12 +84,8 @@ def held_batches(
     Raises:
         SettingsError: the dataset gives other inputs than were recorded.
     """
-    done, recorded = 0, store.inputs()
-    for batch in batches(host, recipe, **as_recorded(store.provenance["settings"])):
-        if done >= most or batch.contexts[0].index >= store.contexts:
-            return
-        for context in batch.contexts[: store.contexts - batch.contexts[0].index]:
-            _check_same(recipe, context, next(recorded))
+    done = 0
+    for batch in _recorded_batches(host, store, recipe):
         places = [i for i, c in enumerate(batch.contexts) if c.index < len(held) and held[c.index]]
         places = places[: most - done]
         # Images are few numbers each: they stay together. Texts have logits at every token.
@@ -89,6 +94,28 @@ def held_batches(
             some = places[start : start + size]
             yield done, some_of(batch, some)
             done += len(some)
+        if done >= most:
+            return
+
+
+def _recorded_batches(host: Host, store: Store, recipe: Recipe) -> Iterator[Batch]:
+    """Yield a dataset's batches, each compared with what was recorded, as far as that goes.
+
+    Raises:
+        SettingsError: the dataset gives other inputs, or fewer.
+    """
+    recorded, left = store.inputs(), store.contexts
+    for batch in batches(host, recipe, **as_recorded(store.provenance["settings"])):
+        for context in batch.contexts[:left]:
+            _check_same(recipe, context, next(recorded))
+        left -= len(batch.contexts)
+        yield batch
+        if left <= 0:
+            return
+    raise SettingsError(
+        f"dataset {recipe.name} ends {left:,} inputs before the {store.contexts:,} that were "
+        "recorded do. Give the dataset that was recorded."
+    )
 
 
 def _check_same(recipe: Recipe, now: ContextInput, then: ContextInput) -> None:

@@ -318,7 +318,7 @@ def test_inputs_without_a_loss_have_no_effects(
         ({"loss_examples": 1, "host": "bundled:digits-vit"}, "other weights"),
         (
             {"loss_examples": 1, "host": "bundled:code-lm", "dataset": texts(TEXTS[:1], "one")},
-            "another dataset texts than one",
+            "dataset one ends . inputs before the",
         ),
     ],
 )

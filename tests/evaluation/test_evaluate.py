@@ -17,7 +17,7 @@ from probe_sae.evaluation.host_loss import host_figures, host_sums
 from probe_sae.host import Host, load_host
 from probe_sae.recording import Recipe, capture, dataset_from, load_dataset
 from probe_sae.sae import SAE, TopK, fraction_unexplained, make_sae
-from probe_sae.store import Store, held_out_contexts
+from probe_sae.store import Store, held_out_contexts, join_stores
 from probe_sae.training import TrainSettings, train
 
 from .conftest import SITE
@@ -302,7 +302,7 @@ class Classes(nn.Module):
         return {"logits": logits, "tuple": (logits,), "map": found}[self.gives]
 
 
-def pictures(change: str = "") -> Recipe:
+def pictures(change: str = "", name: str = "noise") -> Recipe:
     """Return pictures under one name, whatever they are."""
     pixels = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
     classes = np.arange(40) % 3
@@ -310,8 +310,11 @@ def pictures(change: str = "") -> Recipe:
         pixels = pixels[::-1]
     if change == "classes":
         classes = (classes + 1) % 3
+    if change == "late":
+        pixels[35] = 0
     items = [(f"{i}", p, int(c)) for i, (p, c) in enumerate(zip(pixels, classes, strict=True))]
-    return dataset_from(lambda: items, name="noise", kind="image")
+    items = items[:30] if change == "fewer" else items
+    return dataset_from(lambda: items, name=name, kind="image")
 
 
 def test_other_inputs_under_the_same_name_are_refused(tmp_path: Path) -> None:
@@ -320,9 +323,31 @@ def test_other_inputs_under_the_same_name_are_refused(tmp_path: Path) -> None:
 
     metrics = evaluate(perfect(5), store, host=host, dataset=pictures()).metrics
     assert metrics["loss_recovered"] == pytest.approx(1, abs=1e-3)
-    for change in ("order", "classes"):
-        with pytest.raises(SettingsError, match=r"something else as its input 0 .*was recorded"):
+    for change, place in (("order", 0), ("classes", 0), ("late", 35)):
+        with pytest.raises(SettingsError, match=rf"something else as its input {place} .*recorded"):
             evaluate(perfect(5), store, host=host, dataset=pictures(change))
+    with pytest.raises(SettingsError, match="ends 10 inputs before the 40 that were recorded"):
+        evaluate(perfect(5), store, host=host, dataset=pictures("fewer"))
+
+
+def test_the_same_inputs_may_be_called_otherwise(tmp_path: Path) -> None:
+    """A store of an earlier version knows its dataset by a path."""
+    host = load_host(Classes())
+    store = capture(host, pictures(), "path:conv@out", tmp_path / "store")
+
+    metrics = evaluate(perfect(5), store, host=host, dataset=pictures(name="moved")).metrics
+
+    assert "loss_recovered" in metrics
+
+
+def test_of_several_stores_no_dataset_is_the_one_that_was_recorded(tmp_path: Path) -> None:
+    host = load_host(Classes())
+    for change in ("", "order"):
+        capture(host, pictures(change), "path:conv@out", tmp_path / f"store{change}")
+    both = join_stores([tmp_path / "store", tmp_path / "storeorder"])
+
+    with pytest.raises(SettingsError, match="several recordings; give the one whose dataset"):
+        evaluate(perfect(5), both, host=host, dataset=pictures())
 
 
 @pytest.mark.parametrize(
