@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from probe_sae.errors import near_names
+from probe_sae.errors import SiteNotFound, near_names
 from probe_sae.progress import say
 
 _TRANSFORMER_LENS = {
@@ -94,8 +94,14 @@ def near_sites(name: str, known: Iterable[str], others: Mapping[str, str] | None
     return f" Near it: {', '.join(found.values())}." if found else ""
 
 
-def expand_braces(pattern: str) -> list[str]:
-    """Return the patterns that `a.{0,2}.b` stands for."""
+def expand_braces(pattern: object) -> list[str]:
+    """Return the patterns that `a.{0,2}.b` stands for.
+
+    Raises:
+        SiteNotFound: it is no text.
+    """
+    if not isinstance(pattern, str):
+        raise SiteNotFound(f"{pattern!r} names no site; expected text, as blocks.6.resid_post.")
     inside = re.search(r"\{([^{}]*)\}", pattern)
     if inside is None:
         return [pattern]

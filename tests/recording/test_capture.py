@@ -14,6 +14,7 @@ from probe_sae.errors import (
     OutputExists,
     SettingsError,
     ShapeError,
+    SiteNotFound,
     StoreError,
 )
 from probe_sae.host import Host, load_host
@@ -266,6 +267,15 @@ def test_what_is_no_host_or_no_dataset_says_what_makes_one(code_lm: Host, tmp_pa
         capture([1], "stdlib", SITE, tmp_path / "store")
     with pytest.raises(DatasetError, match=r"got list\..*ps\.dataset_from\(lambda: texts"):
         capture(code_lm, ["a text"], SITE, tmp_path / "store")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_site_that_is_no_name_is_refused(code_lm: Host, texts: Recipe, tmp_path: Path) -> None:
+    sites: list[Any] = [SITE, 1]
+
+    with pytest.raises(SiteNotFound, match="1 names no site; expected text"):
+        capture(code_lm, texts, sites, tmp_path / "store")
+    with pytest.raises(SiteNotFound, match="1 names no site; expected text"):
+        capture(code_lm, texts, SITE, tmp_path / "store", SMALL).find_sites(sites)
 
 
 def test_a_dataset_that_ends_early_is_said(
