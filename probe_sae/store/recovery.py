@@ -66,9 +66,12 @@ def recover(folder: Path) -> None:
         shard = commits.name.removesuffix(".commits.jsonl") + ".h5"
         lines = read_lines(commits)
         if shard not in known and lines:
-            source = folder / f"{shard}.writing"
-            if not source.exists():  # it was whole, but not in the journal yet
-                source = folder / shard
+            source, named = folder / f"{shard}.writing", folder / shard
+            if not source.exists() and named.exists():  # whole, but not in the journal yet
+                # The copy takes this name before the journal has it; killed there again, its
+                # commits would be read from the copy, which has its rows elsewhere.
+                named.replace(source)
+                sync_folder(folder)
             again = folder / f"{shard}.recovered"
             counts = _copy(source, lines, again)
             # The source stays until the journal has the copy: its commits are of no other file.

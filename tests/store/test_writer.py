@@ -1,10 +1,13 @@
 """What is committed stays, whatever ends the writing; memory is bounded; packed sites too."""
 
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,31 +84,71 @@ def test_a_shard_cut_short_keeps_what_was_committed(
     ]
 
 
-@pytest.mark.parametrize("step", ["replace", "enter"])
-def test_a_crash_while_a_crash_is_mended_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    """The copy lies elsewhere than the commits say; they are of the file it was made from."""
-    monkeypatch.setattr(layout, "CHUNK_BYTES", 256)
-    rows = some_rows([9, 30, 2], 8)
-    made = StoreWriter(tmp_path, SITES, "text")
-    made.append(rows)
-    made.commit()
+class _Killed(BaseException):
+    """Stands for SIGKILL: nobody catches it."""
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
 
+def _killed_before(step: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Recover until a step that changes the folder; return whether there are so many."""
+    left = step
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*given: Any, **named: Any) -> Any:
+            nonlocal left
+            if not left:
+                raise _Killed
+            left -= 1
+            return real(*given, **named)
+
+        return change
+
+    changes = [(Path, "replace"), (Path, "unlink"), (ShardFile, "close")]
+    changes += [(recovery, name) for name in ("sync", "sync_folder", "enter")]
     with monkeypatch.context() as patched:
-        if step == "replace":
-            patched.setattr(Path, "replace", killed)
-        else:
-            patched.setattr(recovery, "enter", killed)
-        with pytest.raises(KeyboardInterrupt):
-            StoreWriter(tmp_path, SITES, "text")
+        for owner, name in changes:
+            patched.setattr(owner, name, counted(getattr(owner, name)))
+        try:
+            recovery.recover(folder)
+        except _Killed:
+            return True
+    return False
 
-    with StoreWriter(tmp_path, SITES, "text") as again:
-        again.finish({})
-    assert torch.equal(open_store(tmp_path)["site"][:], rows.sites["site"])
+
+def test_crashes_while_a_crash_is_mended_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy has rows elsewhere than the commits say; they are of the file it was made from."""
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 256)
+    rows = [some_rows([9, 30], 8, first=2 * i, seed=i) for i in range(3)]
+    crashed, folder = tmp_path / "crashed", tmp_path / "store"
+    crashed.mkdir()
+    made = StoreWriter(crashed, SITES, "text")
+    for some in rows:
+        made.append(some)
+        made.commit()
+    with monkeypatch.context() as patched:
+        patched.setattr(recovery, "enter", _killed)
+        with pytest.raises(_Killed):
+            made.close()
+    assert (crashed / "shard-00000.h5").exists()  # named, and the journal has no line of it
+
+    was_killed = True
+    for first, second in itertools.product(range(11), (2, 4, 6)):
+        shutil.copytree(crashed, folder)
+        was_killed = _killed_before(first, folder, monkeypatch)
+        for step in (second, second):
+            _killed_before(step, folder, monkeypatch)
+        with StoreWriter(folder, SITES, "text") as again:
+            assert again.contexts == 6, (first, second)
+            again.finish({})
+        whole = torch.cat([some.sites["site"] for some in rows])
+        assert torch.equal(open_store(folder)["site"][:], whole), (first, second)
+        shutil.rmtree(folder)
+    assert not was_killed  # all steps were tried
+
+
+def _killed(*_: object) -> None:
+    raise _Killed
 
 
 def test_rows_are_committed_when_they_are_old_enough(
