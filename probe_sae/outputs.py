@@ -3,15 +3,13 @@
 import errno
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from probe_sae.errors import OutputExists, ProbeSaeError, near
+from probe_sae.interrupts import interrupts_noticed
 from probe_sae.progress import say
 
 try:
@@ -65,7 +63,7 @@ def whole_folder(
         if leftover and not resume:
             _empty(leftover)
         try:
-            with _interrupts() as interrupts:
+            with interrupts_noticed() as interrupts:
                 yield partial
                 if interrupts:
                     raise KeyboardInterrupt
@@ -179,65 +177,6 @@ def sync_folder(folder: Path) -> None:
     """Make renames in `folder` last through a power cut, where its file system can."""
     with suppress(OSError):
         sync(folder)
-
-
-@contextmanager
-def _interrupts() -> Generator[list[int]]:
-    """Yield a list that grows with each Ctrl-C, which goes on to do what it did before.
-
-    A Ctrl-C that falls into a library's callback is reported and dropped by Python (numba, under
-    UMAP, does so): without this the work would go on as if nobody had asked. SIGTERM, by which
-    schedulers ask a job to end, does what a Ctrl-C does.
-    """
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    before = signal.getsignal(signal.SIGINT)
-    terminate = signal.getsignal(signal.SIGTERM)
-
-    def notice(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        if callable(before):
-            before(number, frame)
-
-    signal.signal(signal.SIGINT, notice)
-    if terminate is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, notice)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGTERM, terminate)
-
-
-@contextmanager
-def interrupts_wait() -> Generator[list[int]]:
-    """Yield a list that grows with the first Ctrl-C or SIGTERM, for the block to act upon.
-
-    The block ends its step, puts its state on disk and raises KeyboardInterrupt; where one comes
-    too late for that, it is raised when the block is over. A second one does not wait.
-    """
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def notice(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        if len(seen) > 1:
-            raise KeyboardInterrupt
-
-    for number in before:
-        signal.signal(number, notice)
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if seen:
-        raise KeyboardInterrupt
 
 
 def _is_within_partial(out: Path) -> bool:

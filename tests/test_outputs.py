@@ -10,8 +10,8 @@ import pytest
 
 from probe_sae.errors import OutputExists, ProbeSaeError, StoreError
 from probe_sae.interop import load_sae
+from probe_sae.interrupts import interrupts_wait
 from probe_sae.outputs import (
-    interrupts_wait,
     refuse_partial,
     usual_permissions,
     whole_folder,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probe_sae.errors import FormatError, SettingsError
-from probe_sae.outputs import interrupts_wait
+from probe_sae.interrupts import interrupts_wait
 from probe_sae.progress import progress, say
 from probe_sae.sae import SAE
 from probe_sae.sae.kernels.threads import threads_for
