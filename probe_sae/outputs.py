@@ -28,6 +28,7 @@ def whole_folder(
     resume: bool = False,
     keep: str = "",
     marks: Sequence[str] = (),
+    drop: Sequence[str] = (),
 ) -> Generator[Path]:
     """Yield `OUT.partial/`, locked; rename it to `OUT` when the block ends without an exception.
 
@@ -40,12 +41,15 @@ def whole_folder(
         marks: files of ours that an output of this kind has, one of them at least; `*/NAME` where
             it is made of folders that each have NAME. `force` replaces nothing but such an output,
             or an empty folder. All folders are replaced where none is given.
+        drop: files and folders that say or keep what unfinished work is of. They go once it has its
+            name: while it has not, `resume` needs them, and a kill after leaves one too many in an
+            `out` whose readers do not look at it.
 
     Raises:
         OutputExists: `out` is there already, holds unfinished work, or another process writes it.
     """
     out = Path(out)
-    _check_replaceable(out, force, marks)
+    _check_replaceable(out, force, marks, drop)
     partial = out.with_name(f"{out.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -74,17 +78,20 @@ def whole_folder(
                 say(f"{partial} keeps what is done; --resume goes on from there.")
             raise
         _put_in_place(partial, out)
+        for name in drop:
+            with suppress(OSError):
+                _empty([out / name])
 
 
-def _check_replaceable(out: Path, force: bool, marks: Sequence[str]) -> None:
+def _check_replaceable(out: Path, force: bool, marks: Sequence[str], drop: Sequence[str]) -> None:
     """Refuse what is there already, and with `force` what is no such output."""
     if out.exists() and not force:
-        more = ", or add --force" if _may_be_replaced(out, marks) else ""
+        more = ", or add --force" if _may_be_replaced(out, marks, drop) else ""
         raise OutputExists(
             f"{out} exists already, and finished work is never overwritten. "
             f"Choose another folder{more}."
         )
-    if out.exists() and not _may_be_replaced(out, marks):
+    if out.exists() and not _may_be_replaced(out, marks, drop):
         raise OutputExists(
             f"{out} holds something else than what would replace it; --force does not remove that. "
             "Choose another folder, or remove it yourself."
@@ -184,15 +191,17 @@ def _is_within_partial(out: Path) -> bool:
     return any(part.name.endswith(".partial") for part in out.parents)
 
 
-def _may_be_replaced(out: Path, marks: Sequence[str]) -> bool:
+def _may_be_replaced(out: Path, marks: Sequence[str], drop: Sequence[str]) -> bool:
     """Whether a folder is empty or has a file of ours that marks outputs of a kind."""
     if not out.is_dir():
         return False
-    if not marks or not any(out.iterdir()):
+    items = list(out.iterdir())
+    if not marks or not items:
         return True
+    made = [item for item in items if item.name not in drop or not _is_ours(item)]
     for mark in marks:
-        parts = list(out.iterdir()) if mark.startswith("*/") else [out]
-        if all(_is_ours(part / mark.removeprefix("*/")) for part in parts):
+        parts = made if mark.startswith("*/") else [out]
+        if parts and all(_is_ours(part / mark.removeprefix("*/")) for part in parts):
             return True
     return False
 

@@ -33,6 +33,8 @@ from probe_sae.store import RowBlock, Store
 BLOCK_ROWS = 8192
 PART_FIRINGS = 1 << 25
 """Firings after which a part is written: 200 MB, and what an interruption costs at most."""
+_BEGUN = "begun.json"
+"""What unfinished codes are of."""
 
 
 def encode(
@@ -68,7 +70,7 @@ def encode(
         finished = open_codes(out)
         source.check_finished(out, finished.info)
         return finished
-    how: dict[str, Any] = {"keep": "part-*.h5", "marks": ("codes.json",)}
+    how: dict[str, Any] = {"keep": "part-*.h5", "marks": ("codes.json",), "drop": (_BEGUN,)}
     with whole_folder(out, force=force, resume=resume, **how) as folder:
         write_codes(source, folder, device)
     return open_codes(out)
@@ -80,7 +82,7 @@ def write_codes(source: Source, folder: Path, device: str | None = None) -> None
     Raises:
         SettingsError: it holds codes of something else.
     """
-    begun = folder / "begun.json"
+    begun = folder / _BEGUN
     same = json.dumps(source.same(), sort_keys=True)
     if begun.exists() and begun.read_text("utf-8") != same:
         raise SettingsError(
@@ -106,7 +108,6 @@ def write_codes(source: Source, folder: Path, device: str | None = None) -> None
         **source.same(),
     }
     write_whole(folder / "codes.json", json.dumps(info, indent=1, sort_keys=True))
-    begun.unlink()
 
 
 def _done(folder: Path) -> tuple[int, int]:

@@ -4,7 +4,6 @@ A pass over the codes finds densities, the strongest firings, a sample, co-firin
 what each feature did around the firings chosen. Memory grows with features, not with rows.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -104,15 +103,17 @@ def analyse(
     host = None if host is None else host_of(host, by_name=True)
     losses = LossMeter(source, host, dataset, loss_examples)
     given = None if codes is None else _checked(codes, source)
-    how: dict[str, Any] = {"keep": "*/part-*", "marks": ("analysis.json",)}
+    how: dict[str, Any] = {
+        "keep": "*/part-*",
+        "marks": ("analysis.json",),
+        "drop": ("codes", "losses"),
+    }
     with whole_folder(out, force=force, resume=resume, **how) as folder:
         encoded = given or _encoded(source, folder / "codes", device)
         counted = _counted(source, encoded, seed)
         beside = _Beside(host, losses, folder / "losses", evaluation, looked_at)
         analysis = _analysis(source, encoded, counted, beside, seed)
         save_analysis(analysis, folder)
-        for name in ("codes", "losses"):
-            shutil.rmtree(folder / name, ignore_errors=True)
     return analysis
 
 

@@ -22,6 +22,9 @@ from probe_sae.recording import Recipe, capture, load_dataset
 from probe_sae.store import Store, open_store
 from probe_sae.training import train
 
+_BEGUN, _SECONDS = "job.json", "seconds.json"
+"""What an unfinished run is of, and how long its stages took."""
+
 
 def run(
     job: Job, out: str | Path, *, resume: bool = False, force: bool = False, keep: bool = True
@@ -51,8 +54,9 @@ def run(
 
         load_labels(job.labels, job.arch.features)
     how: dict[str, Any] = {"keep": "store*" if keep else "", "marks": ("summary.json",)}
+    how["drop"] = (_BEGUN, _SECONDS)
     with whole_folder(out, force=force, resume=resume, **how) as folder:
-        begun = folder / "job.json"
+        begun = folder / _BEGUN
         if begun.exists():
             _check_same(job, _facts(begun), folder)
         write_whole(begun, json.dumps(_record(job)))
@@ -118,7 +122,7 @@ def _host(job: Job) -> Host:
 def _stages(
     job: Job, host: Host, recipe: Recipe, unseen: Recipe | None, folder: Path, resume: bool
 ) -> dict[str, Any]:
-    clock = _Clock(folder / "seconds.json")
+    clock = _Clock(folder / _SECONDS)
     stages = _Stage(job, host, folder, resume, clock)
     store = stages.store(recipe, "store", "capture")
     if not (folder / "sae").exists():
@@ -172,8 +176,6 @@ def _stages(
     )
     summary["job"] = _record(job)
     write_whole(folder / "summary.json", json.dumps(summary, indent=1, sort_keys=True))
-    (folder / "job.json").unlink(missing_ok=True)
-    clock.forget()
     return summary
 
 
@@ -208,6 +210,3 @@ class _Clock:
         yield
         self.seconds[stage] = round(time.perf_counter() - began, 2)
         write_whole(self._path, json.dumps(self.seconds))
-
-    def forget(self) -> None:
-        self._path.unlink(missing_ok=True)

@@ -22,6 +22,9 @@ from probe_sae.recording.rows import TOKENS, RowGatherer, cut, since
 from probe_sae.recording.vocabulary import write_vocabulary
 from probe_sae.store import SiteInfo, Store, StoreWriter, layout, link_shards, open_store
 
+_BEGUN = "recording.json"
+"""What an unfinished recording is of."""
+
 
 @dataclass(frozen=True)
 class CaptureSettings:
@@ -104,9 +107,9 @@ def capture(
         say(f"{out} is finished already; nothing to do.")
         return finished
     replaces = force or finished is not None
-    how: dict[str, Any] = {"keep": "*.jsonl", "marks": ("manifest.json",)}
+    how: dict[str, Any] = {"keep": "*.jsonl", "marks": ("manifest.json",), "drop": (_BEGUN,)}
     with whole_folder(out, force=replaces, resume=resume, **how) as partial:
-        if finished is not None and not (partial / "recording.json").exists():
+        if finished is not None and not (partial / _BEGUN).exists():
             say(f"{out} has {finished.rows:,} rows; recording goes on after them.")
             link_shards(finished, partial)
         _check_same_recording(partial, provenance)
@@ -118,7 +121,6 @@ def capture(
             write_vocabulary(partial, host.tokenizer)
         more = {"grid": grid, "classes": class_names(recipe)}
         writer.finish(provenance | more, recording=recording_of(provenance))
-        (partial / "recording.json").unlink()
     return open_store(out)
 
 
@@ -232,7 +234,7 @@ def _check_same_recording(partial: Path, provenance: dict[str, Any]) -> None:
     Raises:
         StoreError: they differ; the message says in what.
     """
-    path = partial / "recording.json"
+    path = partial / _BEGUN
     if not path.exists():
         write_whole(path, json.dumps(provenance, indent=1, sort_keys=True))
         return

@@ -36,6 +36,8 @@ DEALT_BYTES = 96 << 20
 """Rows dealt at a time."""
 SAFE_BLOCKS = 16
 """Times of dealing after which what was dealt is put on disk for good."""
+_PLAN, _DEALT = "shuffle.json", "dealt.json"
+"""What an unfinished copy is of, and what of it is dealt."""
 
 
 def shuffle_store(
@@ -69,8 +71,8 @@ def shuffle_store(
     if resume and Path(out).exists():
         say(f"{out} is finished already; nothing to do.")
         return open_store(out)
-    marks = ("manifest.json",)
-    with whole_folder(out, force=force, resume=resume, keep="shuffle.json", marks=marks) as folder:
+    how: dict[str, Any] = {"keep": _PLAN, "marks": ("manifest.json",), "drop": (_PLAN, _DEALT)}
+    with whole_folder(out, force=force, resume=resume, **how) as folder:
         shuffle = _Shuffle(opened, folder, seed)
         shuffle.deal()
         shuffle.gather()
@@ -155,8 +157,6 @@ class _Shuffle:
                 self._pile(pile).unlink(missing_ok=True)
             shuffled = {"seed": plan.seed, "piles": plan.piles}
             writer.finish(store.provenance, recording=store.recording, shuffled=shuffled)
-        for name in ("shuffle.json", "dealt.json"):
-            (self._folder / name).unlink()
 
     def _gather_pile(
         self, writer: StoreWriter, pile: int, begins: range, inputs: Iterator[ContextInput]
@@ -175,7 +175,7 @@ class _Shuffle:
 
     def _begun(self, plan: _Plan, size: int) -> _Plan:
         """Enter the plan of a new shuffle, or return that of the one to continue."""
-        path = self._folder / "shuffle.json"
+        path = self._folder / _PLAN
         if path.exists():
             before = _Plan(**json.loads(path.read_text("utf-8")))
             if (before.source, before.seed) != (plan.source, plan.seed):
@@ -196,7 +196,7 @@ class _Shuffle:
 
     def _dealt(self) -> tuple[int, list[int]]:
         """Return how many blocks are dealt for good, and the rows of each pile then."""
-        path = self._folder / "dealt.json"
+        path = self._folder / _DEALT
         if not path.exists():
             return 0, [0] * self._plan.piles
         dealt = json.loads(path.read_text("utf-8"))
@@ -205,7 +205,7 @@ class _Shuffle:
     def _make_safe(self, blocks: int, lengths: list[int]) -> None:
         for pile in range(len(lengths)):
             sync(self._pile(pile))
-        write_whole(self._folder / "dealt.json", json.dumps({"blocks": blocks, "lengths": lengths}))
+        write_whole(self._folder / _DEALT, json.dumps({"blocks": blocks, "lengths": lengths}))
 
     def _pile(self, number: int) -> Path:
         return self._folder / f"pile-{number:05d}.rows"

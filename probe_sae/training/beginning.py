@@ -140,7 +140,9 @@ def _train(
     folders = [Path(out) / run.name for run in runs]
     if resume and Path(out).exists():
         return [_finished(f, what) for f, what in zip(folders, whats, strict=True)]
-    how: dict[str, Any] = {"keep": progress_file.NAME, "marks": ("config.json", "*/config.json")}
+    state = progress_file.NAME
+    marks = ("config.json", "*/config.json")
+    how: dict[str, Any] = {"keep": state, "marks": marks, "drop": (state,)}
     with whole_folder(out, force=force, resume=resume, **how) as folder:
         progress_file.drop_others(folder)
         begun = progress_file.load_state(folder, whats)
@@ -151,7 +153,6 @@ def _train(
         for run, sae in zip(runs, _with_provenance(saes, whats), strict=True):
             (folder / run.name).mkdir(exist_ok=True)
             save_sae(folder / run.name, sae, probe)
-        (folder / progress_file.NAME).unlink(missing_ok=True)
     return saes
 
 

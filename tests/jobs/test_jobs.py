@@ -159,6 +159,28 @@ def test_another_job_does_not_go_on_with_what_is_there(done: Path, tmp_path: Pat
     assert (tmp_path / "out.partial" / "store").exists()
 
 
+def test_a_job_killed_before_it_has_its_name_is_still_that_job(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    shutil.copytree(done, tmp_path / "out.partial")
+    out, job = tmp_path / "out", job_from(SMALL, "job")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("probe_sae.outputs._put_in_place", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(job, out, resume=True)
+    with pytest.raises(SettingsError, match=r"begun by another job.*train.k"):
+        run(job_from(SMALL | {"train": SMALL["train"] | {"k": 5}}, "job"), out, resume=True)
+    run(job, out, resume=True)
+
+    assert {p.name for p in out.iterdir()} == {p.name for p in done.iterdir()}
+
+
 @pytest.mark.parametrize("text", [None, "", "[]", '{"job": 1', "[" * 100_000])
 def test_a_folder_that_is_no_run_does_not_go_on(tmp_path: Path, text: str | None) -> None:
     if text is not None:
