@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from probe_sae.errors import OutputExists, ProbeSaeError, near
+from probe_sae.full_disk import disk_problem
 from probe_sae.interrupts import interrupts_noticed
 from probe_sae.progress import say
 
@@ -18,6 +19,8 @@ except (
     ImportError
 ):  # Windows has no flock; there two writers of one output are the user's to avoid.
     fcntl = None
+
+_NO_ROOM = "Make room, or choose another disk."
 
 
 @contextmanager
@@ -47,6 +50,7 @@ def whole_folder(
 
     Raises:
         OutputExists: `out` is there already, holds unfinished work, or another process writes it.
+        ProbeSaeError: the disk is full, or may not be written on.
     """
     out = Path(out)
     _check_replaceable(out, force, marks, drop)
@@ -72,10 +76,15 @@ def whole_folder(
                 if interrupts:
                     raise KeyboardInterrupt
         except BaseException as problem:
+            advice = _NO_ROOM
             if not _worth_keeping(partial, keep):
                 shutil.rmtree(partial, ignore_errors=True)
             elif isinstance(problem, ProbeSaeError) and not resume and not _is_within_partial(out):
                 say(f"{partial} keeps what is done; --resume goes on from there.")
+            else:
+                advice = "Make room and continue with --resume; what is done is kept."
+            if full := disk_problem(problem, partial, advice):
+                raise full from problem
             raise
         _put_in_place(partial, out)
         for name in drop:
@@ -153,12 +162,21 @@ def refuse_partial(path: str | Path) -> Path:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
+    """Write a text file so that it is there whole or not at all.
+
+    Raises:
+        ProbeSaeError: the disk is full, or may not be written on.
+    """
     beside = path.with_name(f"{path.name}.writing")
-    with beside.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with beside.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as problem:
+        if full := disk_problem(problem, path, _NO_ROOM):
+            raise full from problem
+        raise
     beside.replace(path)
 
 

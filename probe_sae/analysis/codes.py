@@ -20,7 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +27,7 @@ from probe_sae.analysis.head import read_head
 from probe_sae.errors import FormatError
 from probe_sae.outputs import refuse_partial
 from probe_sae.shown import Fact, Shown
-from probe_sae.store.hdf5 import open_checked
+from probe_sae.store.hdf5 import open_checked, write_hdf5
 
 FORMAT = "probe_sae.codes"
 VERSION = 1
@@ -230,7 +229,6 @@ def open_part(path: Path) -> Generator[Any]:
 
 def write_part(path: Path, block: Block, total: NDArray[np.float64]) -> None:
     """Write a part, whole or not at all."""
-    beside = path.with_name(f"{path.name}.writing")
     small = np.uint16 if len(total) <= 1 << 16 else np.uint32
     columns: dict[str, NDArray[Any]] = {
         "row": block.row.astype(np.uint64),
@@ -242,10 +240,9 @@ def write_part(path: Path, block: Block, total: NDArray[np.float64]) -> None:
         "value": block.value.astype(np.float32),
         "total": total,
     }
-    with h5py.File(beside, "w") as file:
+    with write_hdf5(path) as file:
         for name, column in columns.items():
             file.create_dataset(name, data=column)
-    beside.replace(path)
 
 
 def _check_part(

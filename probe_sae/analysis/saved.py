@@ -26,7 +26,7 @@ from probe_sae.analysis.result import Analysis
 from probe_sae.analysis.sampled import SampledRows
 from probe_sae.errors import FormatError
 from probe_sae.outputs import refuse_partial
-from probe_sae.store.hdf5 import open_checked, read_json, write_json
+from probe_sae.store.hdf5 import open_checked, read_json, write_hdf5, write_json
 
 FORMAT = "probe_sae.analysis"
 VERSION = 2
@@ -60,7 +60,7 @@ def save_analysis(analysis: Analysis, folder: Path) -> None:
     head = {"format": FORMAT, "version": VERSION, **analysis.info}
     text = json.dumps(head, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / "analysis.json").write_text(text, encoding="utf-8", errors="surrogatepass")
-    with h5py.File(folder / "analysis.h5", "w") as file:
+    with write_hdf5(folder / "analysis.h5") as file:
         for name, attribute, kind in _PARTS:
             group, part = file.create_group(name), getattr(analysis, attribute)
             for field in fields(kind):

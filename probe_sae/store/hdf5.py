@@ -5,6 +5,7 @@ not there. A checked file has none of these: hard links only, plain little-endia
 filters, and data that fit the file's size. Costs one walk over the objects, not over the data.
 """
 
+import io
 import json
 import math
 from collections.abc import Generator
@@ -23,6 +24,20 @@ MAX_EXPANSION = 1100
 """gzip packs at most about 1032 to 1: a file that declares more is a bomb."""
 MAX_CHUNK = 64 << 20
 """Bytes that one packed chunk may unpack to: HDF5 unpacks a chunk at once."""
+
+
+@contextmanager
+def write_hdf5(path: Path) -> Generator[Any]:
+    """Yield a new file, which is there, whole, once the block has ended; it is in memory till then.
+
+    Where HDF5 itself cannot write, as on a full disk, the process crashes when it ends.
+    """
+    made = io.BytesIO()
+    with h5py.File(made, "w") as file:
+        yield file
+    beside = path.with_name(f"{path.name}.writing")
+    beside.write_bytes(made.getbuffer())
+    beside.replace(path)
 
 
 @contextmanager

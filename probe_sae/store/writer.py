@@ -1,5 +1,6 @@
 """Write a store: rows in, whole shards out. Memory is a few batches, whatever the store's size."""
 
+import os
 import queue
 import threading
 import time
@@ -199,7 +200,8 @@ class StoreWriter:
         if self._failure is None:
             return
         if isinstance(self._failure, OSError):
-            reason = self._failure.strerror or str(self._failure)
+            number = self._failure.errno
+            reason = os.strerror(number) if number else str(self._failure)
             raise StoreError(
                 f"cannot write to {self.folder}: {reason}. What was committed before is safe; make "
                 "room and continue with --resume."

@@ -283,6 +283,7 @@ def test_a_full_disk_ends_it_with_everything_committed_kept(tmp_path: Path) -> N
         again.finish({})
 
     assert "probe_sae.errors.StoreError: cannot write to" in done.stderr
+    assert ": File too large. What was committed before is safe" in done.stderr
     assert "resume=True" in done.stderr
     assert kept == commits[-1]["rows"] > 1000
     rows = torch.cat([some_rows([200], 8, seed=i).sites["site"] for i in range(kept // 200)])
