@@ -49,10 +49,13 @@ def whole_folder(
             `out` whose readers do not look at it.
 
     Raises:
-        OutputExists: `out` is there already, holds unfinished work, or another process writes it.
+        OutputExists: `out` is there already, holds unfinished work or the current folder, or
+            another process writes it.
         ProbeSaeError: the disk is full, or may not be written on.
     """
     out = Path(out)
+    if out.name in ("", ".."):  # no name to which `.partial` could be added
+        out = out.resolve()
     _check_replaceable(out, force, marks, drop)
     partial = out.with_name(f"{out.name}.partial")
     try:
@@ -94,6 +97,11 @@ def whole_folder(
 
 def _check_replaceable(out: Path, force: bool, marks: Sequence[str], drop: Sequence[str]) -> None:
     """Refuse what is there already, and with `force` what is no such output."""
+    if out.exists() and _holds_current_folder(out):
+        raise OutputExists(
+            f"{out} is the folder that you are in, or holds it, and cannot be replaced from "
+            f"within. Name a new folder, such as {Path.cwd() / 'out'}."
+        )
     if out.exists() and not force:
         more = ", or add --force" if _may_be_replaced(out, marks, drop) else ""
         raise OutputExists(
@@ -221,6 +229,12 @@ def _may_be_replaced(out: Path, marks: Sequence[str], drop: Sequence[str]) -> bo
         parts = made if mark.startswith("*/") else [out]
         if parts and all(_is_ours(part / mark.removeprefix("*/")) for part in parts):
             return True
+    return False
+
+
+def _holds_current_folder(out: Path) -> bool:
+    with suppress(OSError):  # the current folder may have been removed
+        return Path.cwd().is_relative_to(out.resolve())
     return False
 
 

@@ -103,6 +103,24 @@ def test_finished_work_is_never_overwritten_without_force(tmp_path: Path) -> Non
     assert (out / "a.txt").read_text() == "new"
 
 
+@pytest.mark.parametrize("name", [".", "..", "", "/", "a/..", "../here", "absolute"])
+@pytest.mark.parametrize("force", [False, True])
+def test_the_folder_that_one_is_in_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, force: bool
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    out = str(tmp_path / "here") if name == "absolute" else name
+
+    with (
+        pytest.raises(OutputExists, match=r"is the folder that you are in, or holds it"),
+        whole_folder(out, force=force),
+    ):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+    assert list(Path.cwd().iterdir()) == []
+
+
 def test_two_writers_of_one_output_are_kept_apart(tmp_path: Path) -> None:
     with (
         whole_folder(tmp_path / "out"),
