@@ -60,8 +60,8 @@ def shuffle_store(
         force: replace what is in `out`.
 
     Raises:
-        StoreError: the store is damaged, the disk too small, or what is to be continued is another
-            copy.
+        StoreError: the store is damaged, the disk too small, or what is to be continued, or is
+            finished already, is another copy.
         OutputExists: `out` is there already.
         SettingsError: the seed is negative.
     """
@@ -69,14 +69,53 @@ def shuffle_store(
         raise SettingsError(f"seed is {seed}; expected at least 0.")
     opened = store if isinstance(store, Store) else open_store(store)
     if resume and Path(out).exists():
+        finished = open_store(out)
+        _check_copy(finished, opened, seed)
         say(f"{out} is finished already; nothing to do.")
-        return open_store(out)
+        return finished
     how: dict[str, Any] = {"keep": _PLAN, "marks": ("manifest.json",), "drop": (_PLAN, _DEALT)}
     with whole_folder(out, force=force, resume=resume, **how) as folder:
         shuffle = _Shuffle(opened, folder, seed)
         shuffle.deal()
         shuffle.gather()
     return open_store(out)
+
+
+def _check_copy(finished: Store, store: Store, seed: int) -> None:
+    """Refuse a finished copy that is another than the one asked for.
+
+    Raises:
+        StoreError: it is; the message says in what.
+    """
+    there, here = (
+        {
+            "seed": drawn,
+            "recording": some.recording,
+            "rows": some.rows,
+            "contexts": some.contexts,
+            "sites": list(some.sites.values()),
+            "provenance": some.provenance,
+        }
+        for some, drawn in ((finished, _seed_of(finished)), (store, seed))
+    )
+    differing = [
+        f"{name} ({there[name]} there, {here[name]} here)"
+        if name in ("seed", "rows", "contexts")
+        else name
+        for name in here
+        if there[name] != here[name]
+    ]
+    if differing:
+        raise StoreError(
+            f"{finished.folder} is finished, and is no such copy of {store.folder}: it has another "
+            f"{', '.join(differing)}. Choose another folder, or replace it with --force."
+        )
+
+
+def _seed_of(store: Store) -> Any:
+    """Return what the order of a shuffled store was drawn from."""
+    shuffled: Any = store.manifest["shuffled"]
+    return shuffled.get("seed", "none") if isinstance(shuffled, dict) else "none"
 
 
 @dataclass(frozen=True)

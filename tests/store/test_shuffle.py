@@ -103,6 +103,24 @@ def test_a_copy_of_something_else_is_not_continued(
     assert shuffle_store(store, tmp_path / "out", seed=1, resume=True).rows == store.rows
 
 
+def test_a_finished_copy_of_something_else_is_not_returned(
+    store: Store, make_store: MakeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shuffle_store(store, tmp_path / "out", seed=1)
+    fewer = make_store([50, 70, 33], dtype="bfloat16", name="fewer")
+
+    for source, seed, differing in (
+        (store, 2, r"seed \(1 there, 2 here\)\."),
+        (fewer, 1, r"recording, rows \(243 there, 153 here\), contexts"),
+    ):
+        with pytest.raises(StoreError, match=rf"out is finished, .*{differing}"):
+            shuffle_store(source, tmp_path / "out", seed=seed, resume=True)
+    with pytest.raises(StoreError, match=r"seed \(none there, 1 here\)"):
+        shuffle_store(store, fewer.folder, seed=1, resume=True)
+    assert "nothing to do" not in capsys.readouterr().err
+    assert shuffle_store(store, tmp_path / "out", seed=1, resume=True).rows == store.rows
+
+
 def test_a_stream_of_a_shuffled_store_says_that_it_is_mixed(store: Store, tmp_path: Path) -> None:
     shuffled = shuffle_store(store, tmp_path / "shuffled")
 
