@@ -43,7 +43,6 @@ COMMIT_BYTES = 32 << 20
 COMMIT_SECONDS = 20.0
 """... or when the first of them is this old."""
 CHUNK_BYTES = 2 << 20
-FLOAT16_MAX = 65504.0
 
 DTYPES = {
     "float16": (torch.float16, np.dtype("<f2")),
@@ -107,11 +106,20 @@ def check_values(site: SiteInfo, rows: Tensor, first: int) -> None:
             f"{site.name}: the host gives values that are not finite (row {first} on). "
             "Look at the host's dtype and inputs."
         )
-    if site.dtype == "float16" and largest > FLOAT16_MAX:
+    if not _fits(largest, site.dtype):
+        fitting = [f"--dtype {dtype}" for dtype in DTYPES if _fits(largest, dtype)]
+        advice = f"Record with {' or '.join(fitting)}." if fitting else "Look at the host."
+        most = torch.finfo(DTYPES[site.dtype][0]).max
         raise StoreError(
-            f"{site.name}: a value of {largest:.3g} does not fit float16 (at most 65504). "
-            "Record with --dtype bfloat16 or --dtype float32."
+            f"{site.name}: a value of {largest:.3g} does not fit {site.dtype} (at most {most:.6g})"
+            f"{'' if fitting else ', and no dtype of a store holds it'}. {advice}"
         )
+
+
+def _fits(value: float, dtype: str) -> bool:
+    """Return whether a value is finite when it is rounded to a dtype."""
+    rounded = torch.tensor(value, dtype=torch.float64).to(DTYPES[dtype][0])
+    return bool(rounded.isfinite())
 
 
 def to_disk(rows: Tensor, dtype: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What is written is what is read; what is damaged, hostile or newer is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,41 @@ def test_statistics_of_many_shards_equal_those_of_all_rows(tmp_path: Path) -> No
     assert seen.mean_square_norm == pytest.approx(float(rows.square().sum(1).mean()))
 
 
-def test_a_value_too_large_for_float16_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "value", "message"),
+    [
+        ("float16", 7e4, r"float16 \(at most 65504\).*`dtype` bfloat16 or `dtype` float32\.$"),
+        ("float16", -7e4, r"float16 \(at most 65504\)"),
+        ("float16", 3.4e38, r"with `dtype` float32\.$"),
+        ("bfloat16", 3.4e38, r"bfloat16 \(at most 3\.38953e\+38\).*with `dtype` float32\.$"),
+        ("bfloat16", 1e39, r"no dtype of a store holds it"),
+        ("float32", 1e39, r"float32 \(at most 3\.40282e\+38\).*no dtype of a store holds it"),
+    ],
+)
+def test_a_value_too_large_for_the_dtype_is_refused(
+    tmp_path: Path, dtype: str, value: float, message: str
+) -> None:
     rows = some_rows([3], 4)
-    rows.sites["site"][1, 2] = 7e4
-    writer = StoreWriter(tmp_path, [SiteInfo("site", 4, "float16")], "text")
+    rows = replace(rows, sites={"site": rows.sites["site"].double()})
+    rows.sites["site"][1, 2] = value
 
-    with pytest.raises(StoreError, match=r"float16.*`dtype` bfloat16"):
+    with pytest.raises(StoreError, match=message):
+        StoreWriter(tmp_path, [SiteInfo("site", 4, dtype)], "text").append(rows)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("float16", 65504), ("bfloat16", 3.39e38), ("float32", 3.4e38)]
+)
+def test_a_value_that_rounds_to_the_largest_is_kept(
+    tmp_path: Path, dtype: str, value: float
+) -> None:
+    rows = some_rows([3], 4)
+    rows.sites["site"][1, 2] = value
+    with StoreWriter(tmp_path, [SiteInfo("site", 4, dtype)], "text") as writer:
         writer.append(rows)
+        writer.finish({})
+
+    assert float(open_store(tmp_path)["site"][1][2]) == pytest.approx(value, rel=1e-3)
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
