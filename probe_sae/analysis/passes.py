@@ -238,8 +238,8 @@ def _info(
     return {
         "kind": store.kind,
         "site": " + ".join(_own_sites(source)),
-        "host": store.provenance["host"],
-        "dataset": store.provenance["dataset"],
+        "host": store.provenance.get("host", {}),
+        "dataset": store.provenance.get("dataset", {}),
         "store": {"rows": store.rows, "contexts": store.contexts},
         "sae": _described(sae, source.features),
         "parts": [

@@ -33,7 +33,7 @@ def recorded_recipe(store: Store, dataset: Recipe | str | Path | None) -> Recipe
     """
     if dataset is not None:
         return as_recipe(dataset)
-    name = str(store.provenance["dataset"]["name"])
+    name = str(store.provenance.get("dataset", {}).get("name"))
     if name not in recipe_names():
         raise SettingsError(
             f"the store was recorded from dataset {name}, which does not come with the package: "
@@ -50,19 +50,19 @@ def check_recorded(store: Store, host: Host, recipe: Recipe) -> None:
     Raises:
         SettingsError: it has another host's or another dataset's rows.
     """
-    recorded = store.provenance
-    if recorded["host"]["digest"] != host.digest:
+    whose, which = (store.provenance.get(name, {}) for name in ("host", "dataset"))
+    if whose.get("digest") != host.digest:
         raise SettingsError(
-            f"the store was recorded from {recorded['host']['name']} with other weights than "
+            f"the store was recorded from {whose.get('name')} with other weights than "
             f"{host.name} has here; its loss would mean nothing."
         )
-    if "joined" in recorded:
+    if "joined" in store.provenance:
         raise SettingsError(
             f"{store.folder} is of several recordings; give the one whose dataset {recipe.name} is."
         )
     if store.kind != recipe.kind:
         raise SettingsError(
-            f"the store was recorded from another dataset {recorded['dataset']['name']} than "
+            f"the store was recorded from another dataset {which.get('name')} than "
             f"{recipe.name} is here; give that one (--dataset)."
         )
     for _ in islice(_recorded_batches(host, store, recipe), 2):  # a first may be all there is

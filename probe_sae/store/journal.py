@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,14 @@ def read_journal(path: Path) -> list[ShardLine]:
     """Return the journal's lines; a last line that was cut short does not count.
 
     Raises:
-        StoreError: a line is not of a shard, or names a file outside the store.
+        StoreError: a line is not of a shard, names a file outside the store, or one of another
+            line.
     """
-    return [_line(path, fields) for fields in read_lines(path)]
+    lines = [_line(path, fields) for fields in read_lines(path)]
+    counted = Counter(line.shard for line in lines)
+    if twice := [shard for shard, count in counted.items() if count > 1]:
+        raise StoreError(f"{path} is damaged: it has {', '.join(twice)} more than once.")
+    return lines
 
 
 def write_line(path: Path, fields: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from probe_sae.store.chunks import RowChunks, row_chunks
 from probe_sae.store.hdf5 import open_checked
 from probe_sae.store.journal import ShardLine, read_journal
 from probe_sae.store.manifest import read_manifest
+from probe_sae.store.manifest_checks import check_manifest
 from probe_sae.store.reader import Shard, Store
 from probe_sae.store.shard_parts import acts
 from probe_sae.store.statistics import RowStatistics
@@ -28,10 +29,11 @@ def open_store(path: str | Path) -> Store:
     manifest = read_manifest(folder)
     lines = read_journal(folder / "journal.jsonl")
     try:
+        check_manifest(manifest, lines)
         store = Store(folder, manifest, [])
-        _check_manifest(store, lines)
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise StoreError(f"{folder}/manifest.json is damaged: {problem!r}") from problem
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as problem:
+        what = problem if isinstance(problem, ValueError) else repr(problem)
+        raise StoreError(f"{folder}/manifest.json is damaged: {what}.") from problem
     shards: list[Shard] = []
     first_row = first_context = 0
     for line in lines:
@@ -167,33 +169,6 @@ def _check_alike(first: Store, store: Store) -> None:
 
 def _vocabulary_digest(store: Store) -> Any:
     return store.manifest["files"].get("vocabulary.json")
-
-
-def _check_manifest(store: Store, lines: list[ShardLine]) -> None:
-    for site in store.sites.values():
-        if site.dtype not in layout.DTYPES:
-            raise ValueError(f"{site.name} has dtype {site.dtype!r}")
-        if type(site.width) is not int or not 0 < site.width < 2**31:
-            raise ValueError(f"{site.name} has width {site.width!r}")
-        if "/" in site.name or site.name in ("", ".", ".."):
-            raise ValueError(f"{site.name!r} is no name of a site")
-        seen = store.statistics(site.name)
-        if seen.mean is not None and len(seen.mean) != site.width:
-            raise ValueError(f"{site.name} has statistics of another width")
-    if store.kind not in ("text", "image"):
-        raise ValueError(f"kind is {store.kind!r}")
-    store.provenance.get("host")
-    if not store.sites:
-        raise ValueError("there are no sites")
-    for name, found in (
-        ("rows", sum(line.rows for line in lines)),
-        ("contexts", sum(line.contexts for line in lines)),
-    ):
-        if store.manifest[name] != found:
-            raise StoreError(
-                f"{store.folder}: its shards hold {found} {name}, its manifest says "
-                f"{store.manifest[name]}."
-            )
 
 
 def _check_shard(store: Store, path: Path, line: ShardLine) -> dict[str, RowChunks | None]:

@@ -1,6 +1,7 @@
 """A store from a stranger: a clear refusal or the rows, never a crash, nothing read outside."""
 
 import json
+import math
 import os
 import signal
 import zlib
@@ -20,6 +21,13 @@ from .conftest import MakeStore, forge, some_rows
 
 SHARD = "shard-00000.h5"
 ACTS = "sites/site/acts"
+STATISTICS: dict[str, Any] = {
+    "count": 8,
+    "mean": [0.0] * 8,
+    "scatter": [1.0] * 8,
+    "largest": 1.0,
+    "norm_sum": 8.0,
+}
 
 
 def _sign(folder: Path) -> None:
@@ -211,7 +219,34 @@ def test_a_journal_that_is_wrong_is_refused(make_store: MakeStore, changes: dict
         {"sites": {"site": {"width": "8", "dtype": "float32", "compressed": False}}},
         {"statistics": {}},
         {"statistics": {"site": {"count": 8, "mean": [1], "scatter": [1]}}},
+        {"statistics": {"site": STATISTICS | {"count": 7}}},
+        {"statistics": {"site": STATISTICS | {"count": [8]}}},
+        {"statistics": {"site": STATISTICS | {"mean": [math.nan] * 8}}},
+        {"statistics": {"site": STATISTICS | {"mean": ["1"] * 8}}},
+        {"statistics": {"site": STATISTICS | {"mean": []}}},
+        {"statistics": {"site": STATISTICS | {"scatter": [1.0]}}},
+        {"statistics": {"site": STATISTICS | {"scatter": [-1.0] * 8}}},
+        {"statistics": {"site": STATISTICS | {"largest": "x"}}},
+        {"statistics": {"site": STATISTICS | {"largest": 10**400}}},
+        {"statistics": {"site": STATISTICS | {"norm_sum": math.inf}}},
+        {"statistics": 3},
         {"provenance": 3},
+        {"provenance": {"host": None}},
+        {"provenance": {"host": "x", "dataset": {}}},
+        {"provenance": {"host": {}, "dataset": [1]}},
+        {"provenance": {"settings": None}},
+        {"provenance": {"special": "a"}},
+        {"provenance": {"special": ["a"]}},
+        {"provenance": {"special": [1 << 80]}},
+        {"provenance": {"grid": 5}},
+        {"provenance": {"grid": [1]}},
+        {"provenance": {"classes": [1]}},
+        {"contexts": 1.0},
+        {"documents": "x"},
+        {"documents": 2},
+        {"rows": 8.0},
+        {"recording": 5},
+        {"shuffled": True},
         {"kind": "sound"},
         {"rows": None},
         {"rows": 9},
@@ -232,6 +267,24 @@ def test_a_manifest_that_is_wrong_is_refused(
 
     with pytest.raises(StoreError):
         open_store(folder)
+
+
+def test_a_store_without_rows_or_with_a_shard_twice_is_refused(make_store: MakeStore) -> None:
+    for times, message in ((0, "there are no rows"), (2, "has shard-00000.h5 more than once")):
+        folder = make_store([8], name=f"store {times}").folder
+        journal = folder / "journal.jsonl"
+        journal.write_text(journal.read_text() * times)
+        forge(folder, rows=8 * times, contexts=times, documents=min(times, 1))
+
+        with pytest.raises(StoreError, match=rf"damaged: .*{message}"):
+            open_store(folder)
+
+
+def test_a_store_need_not_say_where_it_comes_from(make_store: MakeStore) -> None:
+    folder = make_store([8]).folder
+    forge(folder, provenance={}, statistics={"site": STATISTICS})
+
+    assert open_store(folder).rows == 8
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "journal.jsonl"])
