@@ -1,8 +1,9 @@
-"""Open HDF5 files that may come from a stranger: nothing outside the file is ever read.
+"""Open HDF5 files that may come from a stranger, and write them whole.
 
-HDF5 can link to other files, map parts of them, load filter plugins and declare terabytes that are
-not there. A checked file has none of these: hard links only, plain little-endian numbers, known
-filters, and data that fit the file's size. Costs one walk over the objects, not over the data.
+Nothing outside a file is ever read. HDF5 can link to other files, map parts of them, load filter
+plugins and declare terabytes that are not there. A checked file has none of these: hard links only,
+plain little-endian numbers, known filters, and data that fit the file's size. Costs one walk over
+the objects, not over the data.
 """
 
 import io
