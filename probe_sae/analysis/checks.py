@@ -32,7 +32,7 @@ _COUNTS = ("firings", "histogram", "places", "token_undercount", "cofiring_count
 _IDS = ("part", "cluster", "group", "module")
 _OF_FEATURES = ("nearest_ids", "cofiring_ids", "followed_ids")
 """Columns that name other features; -1 is none."""
-_WORDS: dict[str, type | tuple[type, ...]] = {
+_WORDS: dict[str, type] = {
     "site": str, "rows": int, "contexts": int, "sae": dict, "metrics": dict, "definitions": dict,
     "training": list, "modules": list, "parts": list, "places": list, "structure": dict,
     "made_of": dict, "cofiring": dict,

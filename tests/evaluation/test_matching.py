@@ -131,7 +131,7 @@ def test_an_imported_dictionary_with_signed_activations_is_compared_by_lines() -
         for name in ("W_dec", "W_enc"):
             plain[1].get_parameter(name).mul_(-1)
 
-    assert compare(*plain).pw_mcc == pytest.approx(1, abs=1e-6)
+    assert compare(plain[0], plain[1]).pw_mcc == pytest.approx(1, abs=1e-6)
 
 
 def test_dictionaries_of_other_widths_are_refused() -> None:
