@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 _OPTION = re.compile(r"`[^`]*`|(?<![\w/-])--(set )?([a-z][a-z-]*[a-z])")
 _SWITCHES = ("force", "resume")
-_spoken_to_command_line = False
+_spoken_to_command_line = _spoken_of_job = False
 
 
 class ProbeSaeError(Exception):
@@ -65,7 +65,9 @@ class EndpointError(ProbeSaeError):
 
 def as_spoken(message: str) -> str:
     """Return a message as the caller knows options; what stands in backticks stays as it is."""
-    return message if _spoken_to_command_line else _OPTION.sub(_as_argument, message)
+    if _spoken_to_command_line and not _spoken_of_job:
+        return message
+    return _OPTION.sub(_as_argument, message)
 
 
 @contextmanager
@@ -79,6 +81,17 @@ def on_command_line() -> Generator[None]:
         _spoken_to_command_line = before
 
 
+@contextmanager
+def of_job() -> Generator[None]:
+    """Let messages name settings as a job's file has them, while the block runs."""
+    global _spoken_of_job
+    before, _spoken_of_job = _spoken_of_job, True
+    try:
+        yield
+    finally:
+        _spoken_of_job = before
+
+
 def _as_argument(match: re.Match[str]) -> str:
     is_setting, name = match.groups()
     if name is None:
@@ -86,7 +99,9 @@ def _as_argument(match: re.Match[str]) -> str:
     argument = name.replace("-", "_")
     if is_setting:  # `--set lr=...`
         return argument
-    return f"{argument}=True" if name in _SWITCHES else f"`{argument}`"
+    if name in _SWITCHES:  # a job has none, but the command that runs it does
+        return match[0] if _spoken_to_command_line else f"{argument}=True"
+    return f"`{argument}`"
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

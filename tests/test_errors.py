@@ -2,7 +2,7 @@
 
 import pytest
 
-from probe_sae.errors import OutputExists, ProbeSaeError, on_command_line
+from probe_sae.errors import OutputExists, ProbeSaeError, of_job, on_command_line
 from probe_sae.progress import say
 
 MESSAGES = {
@@ -36,3 +36,16 @@ def test_options_stay_options_on_the_command_line(capsys: pytest.CaptureFixture[
             assert str(ProbeSaeError(written)) == written
 
     assert str(ProbeSaeError("--force")) == "force=True"
+
+
+def test_settings_are_keys_in_a_job_and_switches_stay_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with on_command_line(), of_job():
+        say("More rows (--rows), or --set lr=1e-4; go on with --resume.")
+    with of_job():
+        say("More rows (--rows); go on with --resume.")
+
+    on_line, in_python = capsys.readouterr().err.splitlines()
+    assert on_line == "More rows (`rows`), or lr=1e-4; go on with --resume."
+    assert in_python == "More rows (`rows`); go on with resume=True."

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from probe_sae.analysis import analyse, load_analysis
-from probe_sae.errors import FormatError, SettingsError
+from probe_sae.errors import FormatError, SettingsError, of_job
 from probe_sae.evaluation import evaluate, finite
 from probe_sae.host import Host, load_host, versions
 from probe_sae.interop import load_sae
@@ -63,7 +63,8 @@ def run(
         host, recipe = _host(job), load_dataset(job.data, root=job.root)
         unseen = load_dataset(job.evaluate_on, root=job.root) if job.evaluate_on else None
         host.find_sites(job.sites)
-        return _stages(job, host, recipe, unseen, folder, resume)
+        with of_job():
+            return _stages(job, host, recipe, unseen, folder, resume)
 
 
 def _facts(path: Path) -> dict[str, Any]:
