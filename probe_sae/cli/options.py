@@ -19,7 +19,7 @@ Root = Annotated[
     Path | None, typer.Option("--root", help="Folder of a dataset that is downloaded otherwise.")
 ]
 HostOption = Annotated[
-    str | None, typer.Option("--host", help="Also measure what this host loses, by --dataset.")
+    str | None, typer.Option("--host", help="Also measure what this host loses.")
 ]
 DatasetOption = Annotated[
     str | None,
